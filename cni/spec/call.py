@@ -1,0 +1,96 @@
+"""One CNI call as data: what the runtime asked, after the protocol's own checks and before any plugin's.
+
+``cni.dispatch`` makes a Call from the environment and stdin (``parse_env`` here has the rules); plugins only read it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TYPE_CHECKING
+
+import msgspec
+
+from cni.spec.conf import check_ifname, check_name
+from cni.spec.errors import EnvError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+VERBS = ("ADD", "DEL", "CHECK", "GC", "STATUS", "VERSION")
+
+# Which variables each verb needs (spec section 3, "Parameters" and each verb's "Input"). CNI_PATH is needed only to run another
+# plugin, and asked for there: the specification calls it optional where the reference demands it.
+REQUIRED = {
+    "CNI_CONTAINERID": ("ADD", "CHECK", "DEL"),
+    "CNI_NETNS": ("ADD", "CHECK"),
+    "CNI_IFNAME": ("ADD", "CHECK", "DEL"),
+}
+
+# Keys of CNI_ARGS that some plugin of this suite reads. All of them are accepted by all plugins, because the runtime sends the
+# same string to every member of a chain; the Go bridge refuses ``IP=...`` that is meant for its own IPAM (reference.md 1.7).
+ARGS_KEYS = ("IP", "GATEWAY", "MAC")
+
+
+class Call(msgspec.Struct, frozen=True, kw_only=True):
+    """A checked call. ``notes`` collects remarks for stderr; everything else is read-only."""
+
+    verb: str
+    container_id: str = ""
+    netns: str = ""
+    ifname: str = ""
+    args: dict[str, str] = {}
+    path: tuple[str, ...] = ()
+    network: str = ""
+    version: str = ""
+    config: dict[str, Any] = {}
+    stdin: bytes = b""
+    env: dict[str, str] = {}
+    notes: list[str] = msgspec.field(default_factory=list)
+
+    @property
+    def attachment(self) -> str:
+        """The attachment in words, for messages."""
+        return f"network {self.network!r}, container {self.container_id!r}, interface {self.ifname!r}"
+
+
+def check_env(env: Mapping[str, str]) -> None:
+    """The environment's checks in the reference's order: bad values at once, then all missing ones together.
+
+    EnvError (4) for both. A variable that is set but empty counts as missing.
+    """
+    verb = env.get("CNI_COMMAND", "")
+    missing = [] if verb else ["CNI_COMMAND"]
+    for name, verbs in REQUIRED.items():
+        value = env.get(name, "")
+        if verb not in verbs:
+            continue
+        if not value:
+            missing.append(name)
+        elif name == "CNI_CONTAINERID" and not check_name(value):
+            raise EnvError("invalid characters in containerID", f"CNI_CONTAINERID is {value!r}")
+        elif name == "CNI_IFNAME":
+            check_ifname(value, "CNI_IFNAME, the interface name,")
+    if missing:
+        raise EnvError(f"required env variables [{','.join(missing)}] missing")
+
+
+def parse_args(text: str) -> dict[str, str]:
+    """``CNI_ARGS``: ``K=V;K2=V2`` as a mapping; EnvError (4) names the pair that is wrong.
+
+    Every part has exactly one ``=``. A key outside ARGS_KEYS is an error unless ``IgnoreUnknown`` is ``1`` or ``true``;
+    runtimes such as kubelet send it with their ``K8S_*`` keys.
+    """
+    if not text:
+        return {}
+    pairs: dict[str, str] = {}
+    for part in text.split(";"):
+        key, equals, value = part.partition("=")
+        if not equals or "=" in value:
+            raise EnvError(f"invalid CNI_ARGS pair {part!r}", "expected KEY=VALUE pairs joined by ';'")
+        pairs[key] = value
+    ignore = pairs.pop("IgnoreUnknown", "0").lower()
+    if ignore not in ("0", "1", "true", "false"):
+        raise EnvError(f"invalid CNI_ARGS: IgnoreUnknown is {ignore!r}", "expected 1, 0, true or false")
+    unknown = [key for key in pairs if key not in ARGS_KEYS]
+    if unknown and ignore in ("0", "false"):
+        raise EnvError(f"CNI_ARGS: unknown args {unknown}", "add IgnoreUnknown=1 to have unknown keys ignored")
+    return {key: value for key, value in pairs.items() if key in ARGS_KEYS}
