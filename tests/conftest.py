@@ -1,0 +1,80 @@
+"""Options, markers and fixtures that every suite shares."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.harness.node import Node
+from tests.harness.plugin import Executables, whose_plugins
+from tests.harness.wrappers import make_wrappers
+
+MARKERS = (
+    "root: needs root, for namespaces of its own",
+    "slow: left out unless asked for by -m",
+    "known_reference_failure(reason): the official Go plugins are known to fail here, and why",
+)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--cni-bin-dir",
+        metavar="DIR",
+        help="run the black-box suites (wire, netns) with the CNI plugins of this folder instead of our own",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for marker in MARKERS:
+        config.addinivalue_line("markers", marker)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if os.geteuid():
+        for item in items:
+            if item.get_closest_marker("root"):
+                item.add_marker(pytest.mark.skip(reason="makes network namespaces: needs root"))
+    if "slow" not in config.getoption("markexpr"):
+        slow = [item for item in items if item.get_closest_marker("slow")]
+        if slow:
+            config.hook.pytest_deselected(items=slow)
+            items[:] = [item for item in items if not item.get_closest_marker("slow")]
+    if given_folder(config) and whose(config) == "reference":
+        for item in items:
+            known = item.get_closest_marker("known_reference_failure")
+            if known:
+                item.add_marker(pytest.mark.xfail(strict=True, reason=str(known.args[0])))
+
+
+def given_folder(config: pytest.Config) -> Path | None:
+    """The folder of --cni-bin-dir, absolute, or None."""
+    given = config.getoption("--cni-bin-dir")
+    return Path(given).resolve() if given else None
+
+
+def whose(config: pytest.Config) -> str:
+    """Whose plugins are judged: `podwire`, `reference` or `other`."""
+    folder = given_folder(config)
+    return whose_plugins(folder) if folder else "podwire"
+
+
+@pytest.fixture(scope="session")
+def plugins(pytestconfig: pytest.Config) -> Executables:
+    """The executables under test: those of --cni-bin-dir, else our own from this checkout."""
+    return Executables(given_folder(pytestconfig) or make_wrappers(), whose=whose(pytestconfig))
+
+
+@pytest.fixture
+def node() -> Iterator[Node]:
+    """A private node, gone after the test."""
+    with Node() as made:
+        yield made
+
+
+@pytest.fixture
+def pod(node: Node) -> Callable[..., str]:
+    """Makes a pod in the node; returns the path of its network namespace."""
+    return node.pod
