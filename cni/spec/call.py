@@ -5,12 +5,13 @@
 
 from __future__ import annotations
 
-from typing import Any, TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from cni.spec.conf import check_ifname, check_name
+from cni.spec.conf import Attachment, check_ifname, check_name, convert, lookup
 from cni.spec.errors import EnvError
+from cni.spec.owner import Owner
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -47,9 +48,23 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     notes: list[str] = msgspec.field(default_factory=list)
 
     @property
-    def attachment(self) -> str:
-        """The attachment in words, for messages."""
-        return f"network {self.network!r}, container {self.container_id!r}, interface {self.ifname!r}"
+    def owner(self) -> Owner:
+        """The attachment this call is about."""
+        return Owner(self.network, self.container_id, self.ifname)
+
+    @property
+    def valid_owners(self) -> frozenset[Owner] | None:
+        """GC: the attachments of this network that are in use; None when the configuration does not say.
+
+        Absent and empty differ: empty means that none is valid, absent that nothing is known (the Go type cannot tell them
+        apart). libcni sends the list under both names, because the specification once used the second one (containernetworking/cni#1101).
+        """
+        for key in ("cni.dev/valid-attachments", "cni.dev/attachments"):
+            listed = lookup(self.config, key)
+            if listed is not None or key in self.config:
+                entries = convert(listed or [], tuple[Attachment, ...], key)
+                return frozenset(Owner(self.network, entry.container_id, entry.ifname) for entry in entries)
+        return None
 
 
 def check_env(env: Mapping[str, str]) -> None:

@@ -9,7 +9,7 @@ common mistake there is.
 
 from __future__ import annotations
 
-from difflib import get_close_matches
+from types import UnionType
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import msgspec
@@ -185,6 +185,8 @@ def _fold_object(value: dict[str, Any], kind: type[msgspec.Struct], where: str, 
 def _note_unknown(key: str, kind: type[msgspec.Struct], fields: dict[str, Any], where: str, notes: list[str]) -> None:
     if getattr(kind, "OPEN", False) or key in COMMON_KEYS:
         return
+    from difflib import get_close_matches  # seldom needed, and 5 ms to import
+
     close = get_close_matches(key, fields, 1)
     hint = f", did you mean {close[0]!r}?" if close else ""
     notes.append(f"key {key!r} of the {where} is not known to this plugin and has no effect{hint}")
@@ -192,7 +194,7 @@ def _note_unknown(key: str, kind: type[msgspec.Struct], fields: dict[str, Any], 
 
 def _without_none(kind: Any) -> Any:
     """``X | None`` as ``X``."""
-    if get_origin(kind) is Union or type(kind).__name__ == "UnionType":
+    if get_origin(kind) in (Union, UnionType):
         inner = [arg for arg in get_args(kind) if arg is not type(None)]
         return inner[0] if len(inner) == 1 else kind
     return kind
