@@ -1,0 +1,136 @@
+"""Network namespaces: opening one, comparing it with our own, working inside one for a moment. The only user of setns.
+
+A namespace is entered by the calling thread alone and left again before the call returns; nobody else ever hops. Sockets made
+inside stay bound to it, so almost everything later happens from outside.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import socket
+from contextlib import contextmanager
+from fcntl import ioctl
+from typing import TYPE_CHECKING
+
+from cni.spec.errors import EnvError, KernelError, UnknownSandbox
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+# /proc/thread-self names the calling thread, which may sit in another namespace than the process's first one.
+OWN = "/proc/thread-self/ns/net"
+
+_CLONE_NEWNET = 0x40000000
+_NS_GET_NSTYPE = 0xB703
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def open_sandbox(path: str) -> int:
+    """A descriptor of the network namespace at ``path`` (CNI_NETNS).
+
+    UnknownSandbox (3) when nothing is there, EnvError (4) when what is there is no network namespace, for example the empty file
+    that a half-removed ``ip netns`` leaves behind.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise UnknownSandbox(f"cannot open CNI_NETNS {path!r}: {error.strerror}") from error
+    except (OSError, ValueError) as error:
+        raise EnvError(f"cannot open CNI_NETNS {path!r}: {error}") from error
+    try:
+        kind = ioctl(fd, _NS_GET_NSTYPE)
+    except OSError:
+        kind = 0
+    if kind != _CLONE_NEWNET:
+        os.close(fd)
+        raise EnvError(f"CNI_NETNS {path!r} is not a network namespace")
+    return fd
+
+
+def is_own(fd: int) -> bool:
+    """Whether a namespace is the one this thread works in: the host's."""
+    return identity(fd) == own_identity()
+
+
+def identity(fd: int) -> tuple[int, int]:
+    """Device and inode of a namespace: equal for every path and descriptor of the same one."""
+    seen = os.fstat(fd)
+    return seen.st_dev, seen.st_ino
+
+
+def own_identity() -> tuple[int, int]:
+    """The identity of the calling thread's namespace."""
+    seen = os.stat(OWN)
+    return seen.st_dev, seen.st_ino
+
+
+@contextmanager
+def entered(fd: int | None) -> Iterator[None]:
+    """Be in the namespace ``fd`` for the block; None stays where we are."""
+    if fd is None:
+        yield
+        return
+    own = os.open(OWN, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        _setns(fd)
+        try:
+            yield
+        finally:
+            _setns(own)
+    finally:
+        os.close(own)
+
+
+def write_sysctls(fd: int | None, values: tuple[tuple[str, str], ...], must: bool) -> None:
+    """Write sysctls, named by their path below /proc/sys, in a namespace.
+
+    With ``must`` the first failure raises; without, a sysctl that this kernel lacks is passed over.
+    """
+    with entered(fd):
+        for key, value in values:
+            try:
+                if read_here(key) != value:
+                    _write_here(key, value)
+            except OSError as error:
+                if must:
+                    raise KernelError(f"cannot set sysctl {key} to {value}", error) from error
+
+
+def read_sysctl(fd: int | None, key: str) -> str | None:
+    """A sysctl's value without its newline, None where the kernel lacks it."""
+    with entered(fd):
+        try:
+            return read_here(key)
+        except OSError:
+            return None
+
+
+def read_here(key: str) -> str:
+    """A sysctl of the namespace we are in."""
+    descriptor = os.open("/proc/sys/" + key, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(descriptor, 4096).decode("utf-8", "replace").rstrip("\n")
+    finally:
+        os.close(descriptor)
+
+
+def _write_here(key: str, value: str) -> None:
+    descriptor = os.open("/proc/sys/" + key, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(descriptor, value.encode())
+    finally:
+        os.close(descriptor)
+
+
+def open_socket(fd: int | None, family: int, kind: int, protocol: int) -> socket.socket:
+    """A socket that belongs to a namespace for good."""
+    with entered(fd):
+        return socket.socket(family, kind | socket.SOCK_CLOEXEC, protocol)
+
+
+def _setns(fd: int) -> None:
+    if _libc.setns(fd, _CLONE_NEWNET) != 0:
+        number = ctypes.get_errno()
+        raise KernelError("cannot enter the network namespace", OSError(number, os.strerror(number)))

@@ -1,0 +1,236 @@
+"""The vocabulary of plans on links, addresses, routes and sysctls: frozen records, no behaviour beyond describing themselves.
+
+``side`` says which namespace an operation works in: HOST (the plugin's own) or SANDBOX (the pod's). Names, never indexes, identify
+links. ``inverse()`` is what takes a *private* creation back when a later operation fails; an operation on something *shared* by
+attachments has an inverse only if it can be applied safely, which ``execute`` decides under the host's lock (``shared``).
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Any, ClassVar
+
+import msgspec
+
+from cni.spec.addresses import Cidr, Ip
+from cni.spec.result import Route
+
+
+class Side(Enum):
+    """The namespace of an operation."""
+
+    HOST = "host"
+    SANDBOX = "sandbox"
+
+
+HOST, SANDBOX = Side.HOST, Side.SANDBOX
+
+
+class Op(msgspec.Struct, frozen=True, kw_only=True):
+    """One step of a plan."""
+
+    shared: ClassVar[bool] = False
+
+    def describe(self) -> str:
+        """The step in words."""
+        raise NotImplementedError
+
+    def inverse(self) -> Op | None:
+        """The step that takes this one back, or None where nothing private was made."""
+        return None
+
+
+class CreateBridge(Op, frozen=True, kw_only=True):
+    """Create a bridge with a hardware address of its own, so that the address does not float with its ports."""
+
+    shared: ClassVar[bool] = True
+    name: str
+    mtu: int = 0
+    vlan_filtering: bool = False
+
+    def describe(self) -> str:
+        extra = (f", MTU {self.mtu}" if self.mtu else "") + (", VLAN filtering on" if self.vlan_filtering else "")
+        return f"create bridge {self.name}{extra}"
+
+    def inverse(self) -> Op | None:
+        return DeleteUnusedBridge(name=self.name)
+
+
+class DeleteUnusedBridge(Op, frozen=True, kw_only=True):
+    """Delete a bridge that has no port."""
+
+    name: str
+
+    def describe(self) -> str:
+        return f"delete bridge {self.name} if nothing is attached to it"
+
+
+class CreateVeth(Op, frozen=True, kw_only=True):
+    """Create a veth pair: one end on the host (up, labelled, in its bridge), the other (down) in the sandbox. One message."""
+
+    name: str
+    mac: str
+    peer: str
+    peer_mac: str
+    mtu: int = 0
+    bridge: str = ""
+    hairpin: bool = False
+    isolated: bool = False
+    label: str
+
+    def describe(self) -> str:
+        port = f" as a port of {self.bridge}" if self.bridge else ""
+        flags = "".join(f", {flag}" for flag, on in (("hairpin", self.hairpin), ("isolated", self.isolated)) if on)
+        mtu = f", MTU {self.mtu}" if self.mtu else ""
+        return f"create veth {self.name}{port}{flags}{mtu}, its peer {self.peer} ({self.peer_mac}) in the sandbox"
+
+    def inverse(self) -> Op | None:
+        return DeleteLink(side=HOST, name=self.name)
+
+
+class CreateVlanGateway(Op, frozen=True, kw_only=True):
+    """Create ``<bridge>.<vid>`` on the host: one end of a veth pair whose other end is an untagged port of the bridge in that VLAN."""
+
+    shared: ClassVar[bool] = True
+    name: str
+    port: str
+    bridge: str
+    vid: int
+
+    def describe(self) -> str:
+        return f"create {self.name}, the host's interface in VLAN {self.vid} of {self.bridge}"
+
+    def inverse(self) -> Op | None:
+        return DeleteUnusedBridge(name=self.bridge)
+
+
+class DeleteLink(Op, frozen=True, kw_only=True):
+    """Delete a link; one that is gone already is fine."""
+
+    side: Side
+    name: str
+
+    def describe(self) -> str:
+        return f"delete link {self.name} on the {self.side.value}"
+
+
+class SetLink(Op, frozen=True, kw_only=True):
+    """Change attributes of a link; None leaves one alone."""
+
+    side: Side
+    name: str
+    up: bool | None = None
+    promisc: bool | None = None
+    mac: str | None = None
+    vlan_filtering: bool | None = None
+
+    def describe(self) -> str:
+        named = {"up": self.up, "promisc": self.promisc, "mac": self.mac, "vlan filtering": self.vlan_filtering}
+        changes = ", ".join(f"{key}={value}" for key, value in named.items() if value is not None)
+        return f"set link {self.name} on the {self.side.value}: {changes}"
+
+
+class SetVlans(Op, frozen=True, kw_only=True):
+    """Give a bridge port its VLANs: first remove all it has (unless ``keep``), then add."""
+
+    name: str
+    pvid: int
+    tagged: tuple[tuple[int, int], ...] = ()
+    keep: bool = False
+
+    def describe(self) -> str:
+        trunk = ", ".join(f"{low}" if low == high else f"{low}-{high}" for low, high in self.tagged)
+        return f"set VLANs of port {self.name}: untagged {self.pvid}" + (f", tagged {trunk}" if trunk else "")
+
+
+class AddAddress(Op, frozen=True, kw_only=True):
+    """Give a private link of the sandbox an address. It dies with the link, so it needs no inverse."""
+
+    side: Side
+    ifname: str
+    address: Cidr
+
+    def describe(self) -> str:
+        return f"add address {self.address} to {self.ifname} on the {self.side.value}"
+
+
+class AddGateway(Op, frozen=True, kw_only=True):
+    """Give the host's side of the network a gateway address that all its attachments share."""
+
+    shared: ClassVar[bool] = True
+    ifname: str
+    address: Cidr
+
+    def describe(self) -> str:
+        return f"add gateway address {self.address} to {self.ifname}"
+
+    def inverse(self) -> Op | None:
+        return DropGateway(ifname=self.ifname, address=self.address)
+
+
+class DropGateway(Op, frozen=True, kw_only=True):
+    """Remove a gateway address from a bridge that has no port."""
+
+    ifname: str
+    address: Cidr
+
+    def describe(self) -> str:
+        return f"remove gateway address {self.address} from {self.ifname} if nothing is attached to it"
+
+
+class DeleteAddress(Op, frozen=True, kw_only=True):
+    """Remove an address; one that is gone already is fine."""
+
+    side: Side
+    ifname: str
+    address: Cidr
+
+    def describe(self) -> str:
+        return f"delete address {self.address} from {self.ifname} on the {self.side.value}"
+
+
+class AddRoute(Op, frozen=True, kw_only=True):
+    """Add a route through a private link of the sandbox; it dies with the link."""
+
+    side: Side
+    ifname: str
+    route: Route
+
+    def describe(self) -> str:
+        via = f" via {self.route.gw}" if self.route.gw is not None else ""
+        return f"add route {self.route.dst}{via} through {self.ifname} on the {self.side.value}"
+
+
+class SetSysctls(Op, frozen=True, kw_only=True):
+    """Write sysctls (paths below /proc/sys). Without ``must`` a kernel that lacks one is fine."""
+
+    side: Side
+    values: tuple[tuple[str, str], ...]
+    must: bool = False
+
+    def describe(self) -> str:
+        return f"write sysctls on the {self.side.value}: " + ", ".join(f"{key}={value}" for key, value in self.values)
+
+
+class AwaitPort(Op, frozen=True, kw_only=True):
+    """Wait until the host's end of the veth carries traffic: the bridge opens the port a moment after the peer came up."""
+
+    name: str
+
+    def describe(self) -> str:
+        return f"wait until {self.name} is up"
+
+
+class Announce(Op, frozen=True, kw_only=True):
+    """Tell the segment who has the addresses now: gratuitous ARP and unsolicited neighbour advertisements."""
+
+    ifname: str
+    mac: str
+    addresses: tuple[Ip, ...]
+
+    def describe(self) -> str:
+        return f"announce {', '.join(map(str, self.addresses))} from {self.ifname}"
+
+
+# A plan is a list of these and of the operations of cni.nft.ops.
+Plan = list[Any]
