@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -12,11 +12,8 @@ from tests.harness.node import Node
 from tests.harness.plugin import Executables, whose_plugins
 from tests.harness.wrappers import make_wrappers
 
-MARKERS = (
-    "root: needs root, for namespaces of its own",
-    "slow: left out unless asked for by -m",
-    "known_reference_failure(reason): the official Go plugins are known to fail here, and why",
-)
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -28,8 +25,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    for marker in MARKERS:
-        config.addinivalue_line("markers", marker)
+    config.addinivalue_line(
+        "markers", "known_reference_failure(reason): the official Go plugins are known to fail here, and why"
+    )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -37,11 +35,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items:
             if item.get_closest_marker("root"):
                 item.add_marker(pytest.mark.skip(reason="makes network namespaces: needs root"))
-    if "slow" not in config.getoption("markexpr"):
-        slow = [item for item in items if item.get_closest_marker("slow")]
-        if slow:
-            config.hook.pytest_deselected(items=slow)
-            items[:] = [item for item in items if not item.get_closest_marker("slow")]
     if given_folder(config) and whose(config) == "reference":
         for item in items:
             known = item.get_closest_marker("known_reference_failure")

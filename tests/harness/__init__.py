@@ -1,1 +1,1 @@
-"""What the suites share: nodes, executables, observers. No test lives here and nothing here knows how a plugin works."""
+"""What the suites share: nodes, executables, observers. Nothing here knows how a plugin works inside."""

@@ -1,8 +1,8 @@
 """A node: a private network and mount namespace in which a test may do what it likes.
 
-A small holder process keeps both namespaces alive; killing it removes every link, rule, namespace and file that the
-test made. /run, /var/lib/cni and /sys are private to the node, /tmp is shared with the test process. Commands run in
-the node through nsenter, as a container runtime's would. Nothing here judges results: see observe.py.
+A small holder process keeps both namespaces alive; killing it removes every link, rule, namespace and file
+that the test made. /run, /var/lib/cni and /sys are private to the node, /tmp is shared with the test process.
+Commands run in the node through nsenter. Nothing here judges results: see observe.py.
 """
 
 from __future__ import annotations
@@ -11,13 +11,16 @@ import itertools
 import os
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from types import TracebackType
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
-# /var/lib/cni may not exist on the machine, and the machine is not to be changed: then all of /var/lib is covered.
+# Where the machine has no /var/lib/cni, all of /var/lib is covered: the machine itself is not to be changed.
 HOLDER = """
 set -e
 mount -t tmpfs -o size=64m,mode=755 tmpfs /run
@@ -80,10 +83,10 @@ class Node:
                     pipe.close()
         self._children.clear()
 
-    # -- commands ---------------------------------------------------------------------------------------------
+    # -- commands --
 
     def argv(self, command: Sequence[str], *, pod: str | None = None) -> list[str]:
-        """The command as the test process must start it: inside the node, or inside one of the node's pods."""
+        """The command as the test process must start it: inside the node, or inside one of its pods."""
         net = f"--net={self.path(self.pods[pod])}" if pod else "--net"
         return ["nsenter", "-t", str(self.pid), "--mount", net, "--", *command]
 
@@ -96,11 +99,12 @@ class Node:
         check: bool = True,
         timeout: float = 60,
     ) -> subprocess.CompletedProcess[bytes]:
-        """Run a command to its end in the node (or a pod); a failure is an error of the test unless check=False."""
+        """Run a command to its end in the node (or a pod); unless check=False, Failed when it fails."""
         done = subprocess.run(
             self.argv(command, pod=pod),
             input=stdin.encode() if isinstance(stdin, str) else stdin,
             capture_output=True,
+            check=False,
             env={"PATH": PATH, "LC_ALL": "C"} if env is None else dict(env),
             timeout=timeout,
         )
@@ -109,13 +113,13 @@ class Node:
         return done
 
     def sh(self, script: str, *, pod: str | None = None, check: bool = True) -> str:
-        """Run a shell script in the node (or a pod), stopping at its first failing line; its standard output."""
+        """Run a shell script in the node (or a pod) up to its first failing line; its standard output."""
         return self.run("sh", "-ec", script, pod=pod, check=check).stdout.decode()
 
     def spawn(
         self, *command: str, pod: str | None = None, env: Mapping[str, str] | None = None
     ) -> subprocess.Popen[bytes]:
-        """Start a command in the node (or a pod) and leave it running; it is ended with the node at the latest."""
+        """Start a command in the node (or a pod); it is ended with the node at the latest."""
         child = subprocess.Popen(
             self.argv(command, pod=pod),
             stdin=subprocess.PIPE,
@@ -126,17 +130,17 @@ class Node:
         self._children.append(child)
         return child
 
-    # -- files ------------------------------------------------------------------------------------------------
+    # -- files --
 
     def path(self, inside: str | os.PathLike[str]) -> Path:
         """Where the test process finds a file of the node."""
         return Path(f"/proc/{self.pid}/root{os.fspath(inside)}")
 
     def sysctl(self, name: str, *, pod: str | None = None) -> str:
-        """A value below /proc/sys as the node (or a pod) sees it; name with slashes, as net/ipv4/ip_forward."""
+        """A value below /proc/sys in the node (or a pod); the name has slashes, as net/ipv4/ip_forward."""
         return self.run("cat", f"/proc/sys/{name}", pod=pod).stdout.decode().strip()
 
-    # -- namespaces -------------------------------------------------------------------------------------------
+    # -- namespaces --
 
     def pod(self, name: str | None = None) -> str:
         """Make a pod's network namespace, as a runtime does (lo is down); its path inside the node."""
@@ -177,7 +181,7 @@ class Node:
         """)
         return OUTSIDE
 
-    # -- traffic ----------------------------------------------------------------------------------------------
+    # -- traffic --
 
     def pings(self, target: str, *, pod: str | None = None, seconds: float = 2) -> bool:
         """Whether one echo of a few tries to target is answered."""

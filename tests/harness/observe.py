@@ -1,6 +1,6 @@
-"""What the kernel and the disk of a node really look like, read by foreign tools only: ip, bridge, nft, files.
+"""What the kernel and the disk of a node really look like, read by foreign tools only: ip, bridge, nft.
 
-Every function returns plain JSON-like data. snapshot() puts all of it together for "as before" and "nothing is left".
+Every function returns plain data. snapshot() puts all of it together, for "as before" and "nothing is left".
 """
 
 from __future__ import annotations
@@ -8,9 +8,10 @@ from __future__ import annotations
 import json
 import os
 import stat
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from .node import Node
+if TYPE_CHECKING:
+    from .node import Node
 
 Json = dict[str, Any]
 
@@ -33,7 +34,9 @@ def links(node: Node, *, pod: str | None = None) -> dict[str, Json]:
     return {link["ifname"]: link for link in ip(node, "-d", "link", "show", pod=pod)}
 
 
-def addresses(node: Node, device: str, *, pod: str | None = None, link_local: bool = False) -> dict[str, Json]:
+def addresses(
+    node: Node, device: str, *, pod: str | None = None, link_local: bool = False
+) -> dict[str, Json]:
     """Addresses of a device as `address/length`; IPv6 link-local ones only on request."""
     found = {}
     for link in ip(node, "addr", "show", "dev", device, pod=pod):
@@ -43,7 +46,9 @@ def addresses(node: Node, device: str, *, pod: str | None = None, link_local: bo
     return found
 
 
-def routes(node: Node, *, pod: str | None = None, table: str = "main", link_local: bool = False) -> list[Json]:
+def routes(
+    node: Node, *, pod: str | None = None, table: str = "main", link_local: bool = False
+) -> list[Json]:
     """Routes of both families in one table ("all": every table but the kernel's own `local`)."""
     found = []
     for family in ("-4", "-6"):
@@ -56,7 +61,9 @@ def routes(node: Node, *, pod: str | None = None, table: str = "main", link_loca
 
 def default_gateways(node: Node, *, pod: str | None = None) -> set[str]:
     """The gateways of the default routes, both families."""
-    return {route.get("gateway", route["dev"]) for route in routes(node, pod=pod) if route["dst"] == "default"}
+    return {
+        route.get("gateway", route["dev"]) for route in routes(node, pod=pod) if route["dst"] == "default"
+    }
 
 
 def bridge_port(node: Node, device: str) -> Json:
@@ -83,7 +90,7 @@ def iptables_rules(node: Node) -> list[str]:
 
 
 def mentions(node: Node, *words: str) -> list[str]:
-    """Firewall rules, chains, set elements of any backend that contain one of the words: what belongs to a pod."""
+    """Firewall rules, chains and set elements of any backend that contain one of the words."""
     told = [json.dumps(entry) for entry in _flat(ruleset(node))] + iptables_rules(node)
     return [line for line in told if any(word in line for word in words)]
 
@@ -96,7 +103,7 @@ def files(node: Node, *folders: str) -> dict[str, str | bytes]:
         for where, names, plain in os.walk(top):
             for name in (*names, *plain):
                 full = os.path.join(where, name)
-                inside = folder + full[len(top):]
+                inside = folder + full[len(top) :]
                 mode = os.lstat(full).st_mode
                 if inside in VOLATILE_FILES:
                     continue
@@ -121,11 +128,11 @@ def leases(node: Node, network: str, data_dir: str = "/var/lib/cni/networks") ->
 
 
 def snapshot(node: Node, *, with_files: bool = True) -> Json:
-    """Everything of the node and its pods that a plugin could have left changed, in a form that compares equal.
+    """All of the node and its pods that a plugin could have left changed, in a form that compares equal.
 
-    Left out because they change by themselves or are nobody's: IPv6 link-local addresses and their routes, DAD flags,
-    operational state, the kernel's `local` table, packet counters, handles. host-local's `last_reserved_ip.N` is left
-    out as well: after a failed ADD round robin may well go on with the next address.
+    Left out because they change by themselves or are nobody's: IPv6 link-local addresses and their routes,
+    DAD flags, operational state, the kernel's `local` table, packet counters, handles. host-local's
+    `last_reserved_ip.N` is left out as well: after a failed ADD round robin may go on with the next address.
     """
     seen: Json = {
         "nft": sorted(json.dumps(entry, sort_keys=True) for entry in ruleset(node)),
@@ -171,8 +178,10 @@ def _read(node: Node, names: tuple[str, ...]) -> list[str]:
 
 
 def _automatic(route: Json) -> bool:
-    """Whether the kernel made the route for an IPv6 link-local or multicast prefix, at a time of its own choosing."""
-    return str(route["dst"]).startswith(("fe80:", "ff00:", "multicast ff00:")) or route.get("type") == "anycast"
+    """Whether the kernel made the route by itself, for an IPv6 link-local or multicast prefix."""
+    return (
+        str(route["dst"]).startswith(("fe80:", "ff00:", "multicast ff00:")) or route.get("type") == "anycast"
+    )
 
 
 def _link_facts(link: Json) -> Json:

@@ -1,4 +1,4 @@
-"""Plugins as a runtime sees them: executables in a folder, the CNI environment and stdin in, bytes and status out.
+"""Plugins as a runtime sees them: executables; environment and stdin in, bytes and exit status out.
 
 Nothing here imports the code under test, so any folder of CNI plugins can be put in place of ours.
 """
@@ -8,11 +8,14 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
 
 from .node import PATH, Node
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
 
 CONTAINER_ID = "c0ffee"
 IFNAME = "eth0"
@@ -20,7 +23,7 @@ NETNS = "/run/netns/none"
 
 
 class Outcome:
-    """How one plugin call ended: exit status, the bytes of stdout and stderr, stdout as JSON when it is that."""
+    """How one plugin call ended: exit status, the bytes of stdout and stderr, stdout as JSON."""
 
     def __init__(self, what: str, status: int, stdout: bytes, stderr: bytes, *, ours: bool = True) -> None:
         self.what, self.status, self.stdout, self.stderr, self.ours = what, status, stdout, stderr, ours
@@ -50,19 +53,23 @@ class Outcome:
     def refused(self, code: int, says: str = "") -> dict[str, Any]:
         """Assert exit status 1 and one CNI error object; that object.
 
-        code: the code that podwire chose. Executables of others may also answer a plugin-specific code, 100 or above,
-        which the specification leaves to them ("Well-known Error Codes"). says: a regular expression that the
-        message or details of podwire must match, case ignored; the texts of others are their own business.
+        code: the code that podwire chose. Executables of others may also answer a plugin-specific code, 100
+        or above, which the specification leaves to them. says: a regular expression that the message or
+        details of podwire must match, case ignored; the texts of others are their own business.
         """
         assert self.status == 1, f"expected an error, exit status 1\n{self!r}"
         error = self.json
-        assert isinstance(error, dict) and type(error.get("code")) is int, f"expected an error object\n{self!r}"
+        assert isinstance(error, dict) and type(error.get("code")) is int, (
+            f"expected an error object\n{self!r}"
+        )
         assert isinstance(error.get("msg"), str) and error["msg"], f"the error has no msg\n{self!r}"
         assert isinstance(error.get("details", ""), str), f"details is not a text\n{self!r}"
         if self.ours:
             assert error["code"] == code, f"expected code {code}\n{self!r}"
             told = f"{error['msg']}\n{error.get('details', '')}"
-            assert re.search(says, told, re.IGNORECASE | re.DOTALL), f"the message does not say {says!r}\n{self!r}"
+            assert re.search(says, told, re.IGNORECASE | re.DOTALL), (
+                f"the message does not say {says!r}\n{self!r}"
+            )
         else:
             assert error["code"] == code or error["code"] >= 100, f"expected code {code} or >= 100\n{self!r}"
         return error
@@ -95,7 +102,7 @@ class Executables:
         node: Node | None = None,
         timeout: float = 60,
     ) -> Outcome:
-        """Call a plugin. None leaves a CNI variable out; env changes (None: removes) variables at the very end."""
+        """Call a plugin. None leaves a CNI variable out; env changes (None: removes) variables at the end."""
         given = {
             "PATH": PATH,
             "CNI_COMMAND": verb,
@@ -107,15 +114,28 @@ class Executables:
             **(env or {}),
         }
         stdin = stdin if stdin is not None else json.dumps(config or {}).encode()
-        return self.execute(plugin, {k: v for k, v in given.items() if v is not None}, stdin, node=node, timeout=timeout)
+        return self.execute(
+            plugin, {k: v for k, v in given.items() if v is not None}, stdin, node=node, timeout=timeout
+        )
 
     def execute(
-        self, plugin: str, env: Mapping[str, str], stdin: bytes, *, node: Node | None = None, timeout: float = 60
+        self,
+        plugin: str,
+        env: Mapping[str, str],
+        stdin: bytes,
+        *,
+        node: Node | None = None,
+        timeout: float = 60,
     ) -> Outcome:
         """Start the executable with exactly this environment and stdin."""
         argv = [str(self.folder / plugin)]
         done = subprocess.run(
-            node.argv(argv) if node else argv, input=stdin, capture_output=True, env=dict(env), timeout=timeout
+            node.argv(argv) if node else argv,
+            input=stdin,
+            capture_output=True,
+            check=False,
+            env=dict(env),
+            timeout=timeout,
         )
         what = f"{plugin} {env.get('CNI_COMMAND', '')} ({self.folder})"
         return Outcome(what, done.returncode, done.stdout, done.stderr, ours=self.ours)
@@ -125,9 +145,16 @@ class Executables:
         return self.call("ADD", plugin, config, **call).result()
 
 
+@lru_cache
 def whose_plugins(folder: Path) -> str:
-    """`podwire`, `reference` (the official Go plugins) or `other`, by what loopback says of itself without a command."""
-    done = subprocess.run([str(folder / "loopback")], stdin=subprocess.DEVNULL, capture_output=True, env={"PATH": PATH})
+    """`podwire`, `reference` (the official Go plugins) or `other`, by what loopback says of itself."""
+    done = subprocess.run(
+        [str(folder / "loopback")],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=False,
+        env={"PATH": PATH},
+    )
     told = done.stderr.decode(errors="replace")
     if "podwire" in told:
         return "podwire"

@@ -1,4 +1,4 @@
-"""build/bin: a folder of small scripts, one a plugin, that start `python -m cni <plugin>` from this checkout."""
+"""build/bin: small scripts, one a plugin, that start `python -m cni <plugin>` from this checkout."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def python() -> str:
 
 
 def make_wrappers(folder: Path = FOLDER) -> Path:
-    """Write the scripts that are missing or stale; each appears whole, so parallel test workers may all do it."""
+    """Write the scripts that are missing or stale; each appears whole, so parallel workers may all do it."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in NAMES:
         text = (
