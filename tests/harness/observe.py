@@ -62,7 +62,9 @@ def routes(
 def default_gateways(node: Node, *, pod: str | None = None) -> set[str]:
     """The gateways of the default routes, both families."""
     return {
-        route.get("gateway", route["dev"]) for route in routes(node, pod=pod) if route["dst"] == "default"
+        str(route.get("gateway", route["dev"]))
+        for route in routes(node, pod=pod)
+        if route["dst"] == "default"
     }
 
 

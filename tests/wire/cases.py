@@ -28,17 +28,8 @@ DATA = Path(__file__).resolve().parents[1] / "data" / "wire"
 VERSIONS = ("0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
 ERROR_KEYS = ("cniVersion", "code", "msg", "details")
 EXPECTATIONS = {
-    "status",
-    "stdout",
-    "json",
-    "code",
-    "code_ours",
-    "msg",
-    "msg_ours",
-    "told",
-    "told_ours",
-    "stderr",
-    "stderr_ours",
+    *("status", "stdout", "stdout_ours", "stdout_go", "result", "json", "stderr", "stderr_ours"),
+    *("code", "code_ours", "msg", "msg_ours", "told", "told_ours"),
 }
 
 
@@ -95,12 +86,13 @@ def load(folder: Path = DATA) -> list[Case]:
 
 
 def judge(
-    expect: dict[str, Any], status: int, stdout: bytes, stderr: bytes, *, ours: bool, note: str = ""
+    expect: dict[str, Any], status: int, stdout: bytes, stderr: bytes, *, whose: str, note: str = ""
 ) -> None:
     """Assert that an answer is what the case expects.
 
     status      exit status
-    stdout      the exact text
+    stdout      the exact text (stdout_ours: podwire's; stdout_go: podwire's and the official Go plugins')
+    result      the result object; an empty dns, an empty list and no key at all are the same
     json        a part of the JSON document on stdout (objects may have more keys, lists may not)
     code        the error code that all must answer (code_ours: our choice; others may answer 100 or more)
     msg, told   regular expressions that msg, or msg and details together, must match
@@ -110,8 +102,14 @@ def judge(
     shown = f"{note}\nexit {status}\nstdout: {out}\nstderr: {err}"
     assert status == expect["status"], f"expected exit {expect['status']}{shown}"
     assert b"Traceback" not in stdout, f"a traceback on stdout{shown}"
-    if "stdout" in expect:
-        assert stdout == expect["stdout"].encode(), f"expected stdout:\n{expect['stdout']}{shown}"
+    ours = whose == "podwire"
+    for key, holds in (("stdout", True), ("stdout_ours", ours), ("stdout_go", whose != "other")):
+        if key in expect and holds:
+            assert stdout == expect[key].encode(), f"expected stdout:\n{expect[key]}{shown}"
+    if "result" in expect:
+        found = json.loads(stdout)
+        assert isinstance(found, dict), f"the result is no object{shown}"
+        assert _filled(found) == _filled(expect["result"]), f"expected {expect['result']}{shown}"
     if "json" in expect:
         _part(expect["json"], json.loads(stdout), "$", shown)
     for key in ("stderr", "stderr_ours"):
@@ -161,6 +159,10 @@ def as_go(document: dict[str, Any]) -> bytes:
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return text.encode(errors="surrogateescape")
+
+
+def _filled(result: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in result.items() if value not in ([], {}, None)}
 
 
 def _part(expected: Any, found: Any, where: str, shown: str) -> None:

@@ -110,15 +110,15 @@ def test_case(
     folder = given or (bundle() if way == "bundle" else make_wrappers())
     places = {"TMP": str(tmp_path / "tmp"), "BIN": str(given or make_wrappers())}
     env, stdin, expect = case.env(**places), case.stdin(**places), case.expect(**places)
-    ours = whose(pytestconfig) == "podwire"
+    judged = whose(pytestconfig)
     note = f"\n[{case.body['spec']}]"
 
     fresh(tmp_path / "tmp")
     if way == "dispatch":
-        judge(expect, *in_process(case, env, stdin), ours=ours, note=note)
+        judge(expect, *in_process(case, env, stdin), whose=judged, note=note)
         return
     answer = as_process(folder, case, env, stdin, place)
-    judge(expect, *answer, ours=ours, note=note)
+    judge(expect, *answer, whose=judged, note=note)
     if way != "given":
         fresh(tmp_path / "tmp")
         assert answer[:2] == in_process(case, env, stdin)[:2], f"{way} and dispatch answer differently{note}"
