@@ -101,7 +101,18 @@ class CreateVlanGateway(Op, frozen=True, kw_only=True):
         return f"create {self.name}, the host's interface in VLAN {self.vid} of {self.bridge}"
 
     def inverse(self) -> Op | None:
-        return DeleteUnusedBridge(name=self.bridge)
+        return DropVlanGateway(name=self.name, port=self.port, bridge=self.bridge)
+
+
+class DropVlanGateway(Op, frozen=True, kw_only=True):
+    """Delete the host's interface in a VLAN of a bridge that has no other port."""
+
+    name: str
+    port: str
+    bridge: str
+
+    def describe(self) -> str:
+        return f"delete {self.name} if nothing else is attached to {self.bridge}"
 
 
 class DeleteLink(Op, frozen=True, kw_only=True):
@@ -115,19 +126,37 @@ class DeleteLink(Op, frozen=True, kw_only=True):
 
 
 class SetLink(Op, frozen=True, kw_only=True):
-    """Change attributes of a link; None leaves one alone."""
+    """Switch flags of a link; None leaves one alone. A private link takes its flags with it; those of a shared one are planned
+    only where they differ, and switched back."""
 
+    shared: bool = False
     side: Side
     name: str
     up: bool | None = None
     promisc: bool | None = None
-    mac: str | None = None
     vlan_filtering: bool | None = None
 
     def describe(self) -> str:
-        named = {"up": self.up, "promisc": self.promisc, "mac": self.mac, "vlan filtering": self.vlan_filtering}
-        changes = ", ".join(f"{key}={value}" for key, value in named.items() if value is not None)
+        named = {"up": self.up, "promisc": self.promisc, "VLAN filtering": self.vlan_filtering}
+        changes = ", ".join(f"{key} {'on' if value else 'off'}" for key, value in named.items() if value is not None)
         return f"set link {self.name} on the {self.side.value}: {changes}"
+
+    def inverse(self) -> Op | None:
+        if not self.shared:
+            return None
+        flags = {key: getattr(self, key) for key in ("up", "promisc", "vlan_filtering")}
+        return SetLink(
+            side=self.side, name=self.name, **{key: not value for key, value in flags.items() if value is not None}
+        )
+
+
+class PinMac(Op, frozen=True, kw_only=True):
+    """Have a bridge keep the hardware address it has, which would else follow its ports. Failing to is no failure (P#620)."""
+
+    name: str
+
+    def describe(self) -> str:
+        return f"pin the hardware address of {self.name}"
 
 
 class SetVlans(Op, frozen=True, kw_only=True):
@@ -149,29 +178,32 @@ class AddAddress(Op, frozen=True, kw_only=True):
     side: Side
     ifname: str
     address: Cidr
+    dad: bool = False
 
     def describe(self) -> str:
         return f"add address {self.address} to {self.ifname} on the {self.side.value}"
 
 
 class AddGateway(Op, frozen=True, kw_only=True):
-    """Give the host's side of the network a gateway address that all its attachments share."""
+    """Give the host's side of the network a gateway address that all attachments to ``bridge`` share."""
 
     shared: ClassVar[bool] = True
     ifname: str
+    bridge: str
     address: Cidr
 
     def describe(self) -> str:
         return f"add gateway address {self.address} to {self.ifname}"
 
     def inverse(self) -> Op | None:
-        return DropGateway(ifname=self.ifname, address=self.address)
+        return DropGateway(ifname=self.ifname, bridge=self.bridge, address=self.address)
 
 
 class DropGateway(Op, frozen=True, kw_only=True):
-    """Remove a gateway address from a bridge that has no port."""
+    """Remove a gateway address while its bridge has no port."""
 
     ifname: str
+    bridge: str
     address: Cidr
 
     def describe(self) -> str:
@@ -219,6 +251,15 @@ class AwaitPort(Op, frozen=True, kw_only=True):
 
     def describe(self) -> str:
         return f"wait until {self.name} is up"
+
+
+class AwaitDad(Op, frozen=True, kw_only=True):
+    """Wait until duplicate address detection has ended; an address that somebody else has is a failure."""
+
+    ifname: str
+
+    def describe(self) -> str:
+        return f"wait for duplicate address detection on {self.ifname}"
 
 
 class Announce(Op, frozen=True, kw_only=True):

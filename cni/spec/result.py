@@ -233,5 +233,10 @@ def version_document(asked: str) -> bytes:
 
 def error_document(version: str, code: int, msg: str, details: str) -> bytes:
     """The error object (spec section 5); ``cniVersion`` is there as the specification says, the reference omits it."""
-    document: dict[str, Any] = {"cniVersion": version, "code": code, "msg": msg}
-    return to_json(document | _set({"details": details}))
+    document: dict[str, Any] = {"cniVersion": version, "code": code, "msg": _encodable(msg)}
+    return to_json(document | _set({"details": _encodable(details)}))
+
+
+def _encodable(text: str) -> str:
+    """Text from an environment of any bytes as something JSON can carry."""
+    return text.encode("utf-8", "backslashreplace").decode()

@@ -1,0 +1,158 @@
+"""Delegation to an IPAM plugin (spec section 4): in process when the executable is ours, else run as the specification says.
+
+The only place where ``cni`` reaches ``ipam``. A plugin of ours never notices the difference: results and errors are the same.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import stat
+import sys
+from typing import TYPE_CHECKING, Any, Protocol
+
+import msgspec
+
+from cni.spec.errors import CheckFailed, CNIError, ConfigError, EnvError
+from cni.spec.result import Result, read_result
+from ipam.registry import PROVIDERS
+
+if TYPE_CHECKING:
+    from cni.spec.call import Call
+    from cni.spec.owner import Owner
+
+# What an executable script of ours contains: pip's console scripts and the wrappers of a checkout.
+_SCRIPT_MARKS = (b"cni.oneshot", b"-m cni ")
+
+# An executable that is being replaced cannot run for a moment; libcni tries as often (reference.md 3.2).
+_BUSY_TRIES, _BUSY_PAUSE_S = 6, 1.0
+
+
+class Provider(Protocol):
+    """What a module of ``ipam.registry`` offers. ``gc`` and ``check`` return lines for people."""
+
+    def parse(self, call: Call) -> Any: ...
+    def add(self, conf: Any, call: Call) -> Result: ...
+    def delete(self, conf: Any, call: Call) -> None: ...
+    def check(self, conf: Any, call: Call, prev: Result | None) -> list[str]: ...
+    def gc(self, conf: Any, call: Call, keep: frozenset[Owner]) -> list[str]: ...
+    def status(self, conf: Any, call: Call) -> None: ...
+
+
+def provider(name: str) -> Provider | None:
+    """Our own provider of a name, None when we have none."""
+    module = PROVIDERS.get(name)
+    return None if module is None else importlib.import_module(module)
+
+
+def serve(own: Provider, call: Call, prev: Result | None) -> Result | None:
+    """One verb of a provider of ours, for a delegating plugin or for a runtime that called it directly."""
+    conf = own.parse(call)
+    if call.verb == "ADD":
+        return own.add(conf, call)
+    if call.verb == "DEL":
+        own.delete(conf, call)
+    elif call.verb == "CHECK":
+        problems = own.check(conf, call, prev)
+        if problems:
+            raise CheckFailed("; ".join(problems))
+    elif call.verb == "GC":
+        keep = call.valid_owners
+        if keep is None:
+            call.notes.append("GC without a list of valid attachments: nothing is known to be dead, no lease is touched")
+        else:
+            call.notes.extend(own.gc(conf, call, keep))
+    elif call.verb == "STATUS":
+        own.status(conf, call)
+    return None
+
+
+def delegate(name: str, call: Call, prev: Result | None = None) -> Result | None:
+    """Have the IPAM plugin ``name`` serve the call's verb; the result of an ADD, else None.
+
+    Errors of the plugin pass through with their code, message and details.
+    """
+    path = find(name, call.path)
+    own = provider(name) if _is_ours(path) else None
+    if own is not None:
+        result = serve(own, call, prev)
+    else:
+        result = _run(name, path, call)
+    if call.verb == "ADD" and (result is None or not result.ips):
+        raise CNIError(f"IPAM plugin {name!r} returned missing IP config")
+    return result
+
+
+def undo_add(name: str, call: Call) -> CNIError | None:
+    """Give back what ``delegate`` got for a failing ADD; the failure, if that fails too."""
+    try:
+        delegate(name, msgspec.structs.replace(call, verb="DEL"))
+    except CNIError as error:
+        return error
+    return None
+
+
+def find(name: str, path: tuple[str, ...]) -> str:
+    """The executable of a plugin: the first regular file of the name in the folders of CNI_PATH."""
+    if not name or "/" in name:
+        raise ConfigError(f"invalid ipam.type {name!r}: expected the name of a plugin in CNI_PATH")
+    if not path:
+        raise EnvError("required env variables [CNI_PATH] missing", f"it is needed to find the IPAM plugin {name!r}")
+    for folder in path:
+        candidate = os.path.join(folder, name)
+        try:
+            if stat.S_ISREG(os.stat(candidate).st_mode):
+                return candidate
+        except OSError:
+            continue
+    raise CNIError(f"failed to find plugin {name!r} in path {list(path)}", "install it there, or correct CNI_PATH or ipam.type")
+
+
+def _is_ours(path: str) -> bool:
+    """Whether an executable is this program under another name: the bundle itself, or a script that starts it."""
+    if getattr(sys, "frozen", False):
+        return os.path.samefile(path, sys.executable)
+    try:
+        with open(path, "rb") as file:
+            head = file.read(2048)
+    except OSError:
+        return False
+    return head.startswith(b"#!") and any(mark in head for mark in _SCRIPT_MARKS)
+
+
+def _run(name: str, path: str, call: Call) -> Result | None:
+    """Run another's executable with the call's own environment and stdin (spec section 4, "Delegated plugin execution procedure")."""
+    import errno
+    import subprocess
+    import time
+
+    env = dict(call.env, CNI_COMMAND=call.verb)
+    for attempt in range(_BUSY_TRIES):
+        try:
+            done = subprocess.run([path], input=call.stdin, env=env, capture_output=True, check=False)
+            break
+        except OSError as error:
+            if error.errno != errno.ETXTBSY or attempt == _BUSY_TRIES - 1:
+                raise CNIError(f"cannot run IPAM plugin {path}: {error.strerror}") from error
+            time.sleep(_BUSY_PAUSE_S)
+    if done.stderr:
+        call.notes.append(f"{name}: " + done.stderr.decode("utf-8", "replace").strip())
+    if done.returncode != 0:
+        raise _failure(name, done.returncode, done.stdout, done.stderr)
+    if call.verb != "ADD":
+        return None
+    try:
+        document = msgspec.json.decode(done.stdout)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise CNIError(f"IPAM plugin {name!r} answered what is not JSON: {error}") from error
+    return read_result(document, call.version, f"result of IPAM plugin {name!r}")
+
+
+def _failure(name: str, status: int, stdout: bytes, stderr: bytes) -> CNIError:
+    """A delegate's error object as our own error, or words for a delegate that died without one."""
+    try:
+        document = msgspec.json.decode(stdout, type=dict[str, Any])
+        return CNIError(str(document["msg"]), str(document.get("details") or ""), int(document["code"]))
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, KeyError, ValueError, TypeError):
+        said = (stderr or stdout).decode("utf-8", "replace").strip()
+        return CNIError(f"IPAM plugin {name!r} failed with status {status} and no error object", said)

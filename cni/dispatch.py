@@ -1,0 +1,338 @@
+"""One call from environment and stdin to a reply: the order of checks, the verbs, the one place where errors become codes.
+
+``dispatch`` is the same for every way in (a process per call, the agent's socket, tests): it reads nothing of the process it runs in.
+The order of checks is the reference's (its pkg/skel), because clients see which error comes first: environment, stdin, name,
+verb, version. Two things come earlier than there: the host's own namespace is refused before anything is done (P#714), and an
+answer that could not be rendered is refused before the work.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+import msgspec
+
+from cni import __version__
+from cni.delegate import delegate, provider, serve, undo_add
+from cni.registry import PLUGINS
+from cni.spec import versions
+from cni.spec.call import VERBS, Call, check_env, parse_args
+from cni.spec.conf import check_network_name, decode_document, lookup, text_at
+from cni.spec.errors import (
+    CheckFailed,
+    CNIError,
+    ConfigError,
+    DecodeError,
+    EnvError,
+    HostSandbox,
+    UnknownSandbox,
+)
+from cni.spec.result import Result, error_document, read_result, render, version_document
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from cni.net.host import Host
+    from cni.spec.owner import Owner
+
+
+class Reply(msgspec.Struct, frozen=True):
+    """What the caller sees: exit status, stdout, and remarks for stderr."""
+
+    status: int
+    stdout: bytes = b""
+    stderr: str = ""
+
+
+class Plugin(Protocol):
+    """The functions of a plugin module; ``cni.plugins`` says what each is for."""
+
+    CREATES_INTERFACE: bool
+
+    def parse(self, call: Call) -> Any: ...
+    def look(self, conf: Any, call: Call, host: Host, known: Result | None) -> Any: ...
+    def plan_add(self, conf: Any, call: Call, facts: Any, lease: Result) -> tuple[list[Any], Result]: ...
+    def report(self, conf: Any, result: Result, host: Host) -> Result: ...
+    def plan_del(self, conf: Any, call: Call, facts: Any) -> list[Any]: ...
+    def check(self, conf: Any, call: Call, facts: Any, prev: Result) -> list[str]: ...
+    def plan_gc(self, conf: Any, call: Call, keep: frozenset[Owner], host: Host) -> list[Any]: ...
+    def status(self, conf: Any, call: Call, host: Host) -> None: ...
+
+
+def dispatch(name: str, env: Mapping[str, str], stdin: bytes) -> Reply:
+    """Serve one call of the plugin ``name``. Never raises: whatever happens becomes a reply."""
+    notes: list[str] = []
+    version = versions.LATEST
+    try:
+        if not env.get("CNI_COMMAND"):
+            return Reply(0, stderr=about(name))
+        if env["CNI_COMMAND"] == "VERSION":
+            return Reply(0, version_document(_asked_version(stdin)))
+        check_env(env)
+        document = decode_document(stdin)
+        version = text_at(document, "cniVersion") or versions.DEFAULT
+        call = _call(env, stdin, document, version, notes)
+        answer = _serve(name, call)
+        return Reply(0, answer, _lines(name, notes))
+    except CNIError as error:
+        return _failed(name, version, error, notes)
+    except Exception as error:  # the promise of one JSON document holds for our own mistakes too
+        import traceback
+
+        notes.append(traceback.format_exc().rstrip())
+        return _failed(name, version, CNIError(f"internal error: {type(error).__name__}: {error}"), notes)
+
+
+def about(name: str) -> str:
+    """What a plugin says of itself when nobody gave it a command; the first two lines are the reference's form."""
+    return (
+        f"CNI {name} plugin podwire {__version__}\n"
+        f"CNI protocol versions supported: {', '.join(versions.SUPPORTED)}\n"
+        "\n"
+        "A container runtime calls this program with CNI_COMMAND, CNI_CONTAINERID, CNI_NETNS, CNI_IFNAME and CNI_PATH in its\n"
+        "environment and a network configuration on stdin. To try it by hand:\n"
+        "\n"
+        f"  CNI_COMMAND=VERSION {name} </dev/null\n"
+    )
+
+
+def _call(env: Mapping[str, str], stdin: bytes, document: dict[str, Any], version: str, notes: list[str]) -> Call:
+    network = check_network_name(_name(document))
+    verb = env["CNI_COMMAND"]
+    if verb not in VERBS:
+        raise EnvError(f"unknown CNI_COMMAND: {verb}")
+    versions.require(verb, version)
+    return Call(
+        verb=verb,
+        container_id=env.get("CNI_CONTAINERID", ""),
+        netns=env.get("CNI_NETNS", ""),
+        ifname=env.get("CNI_IFNAME", ""),
+        args=parse_args(env.get("CNI_ARGS", "")) if verb in ("ADD", "CHECK", "DEL") else {},
+        path=tuple(folder for folder in env.get("CNI_PATH", "").split(":") if folder),
+        network=network,
+        version=version,
+        config=document,
+        stdin=stdin,
+        env=dict(env),
+        notes=notes,
+    )
+
+
+def _name(document: dict[str, Any]) -> str:
+    return text_at(document, "name")
+
+
+def _asked_version(stdin: bytes) -> str:
+    """The version a VERSION call names on stdin; empty when it names none that can be read."""
+    try:
+        return text_at(decode_document(stdin), "cniVersion")
+    except DecodeError:
+        return ""
+
+
+def _serve(name: str, call: Call) -> bytes:
+    prev = _previous(call)
+    module = PLUGINS.get(name)
+    if module is None:
+        own = provider(name)
+        if own is None:
+            raise ConfigError(f"there is no plugin {name!r} in podwire", f"known: {', '.join(sorted(PLUGINS))}")
+        sandbox = _open_sandbox(call, needed=False)
+        if sandbox is not None:
+            _close(sandbox)
+        result = serve(own, call, prev)
+        return b"" if result is None else render(result, call.version)
+    plugin = cast("Plugin", importlib.import_module(module))
+    return _VERBS[call.verb](plugin, call, prev)
+
+
+def _add(plugin: Plugin, call: Call, prev: Result | None) -> bytes:
+    conf = plugin.parse(call)
+    host = _host(call, needed=True)
+    try:
+        if plugin.CREATES_INTERFACE and host.sandbox is not None and host.sandbox.link(call.ifname) is not None:
+            raise CNIError(f"interface {call.ifname!r} already exists in sandbox {call.netns!r}", "DEL it first")
+        return render(_added(plugin, conf, call, prev, host), call.version)
+    finally:
+        host.close()
+
+
+def _added(plugin: Plugin, conf: Any, call: Call, prev: Result | None, host: Host) -> Result:
+    """The ADD itself: lease, look, plan, execute, report. Whatever fails, all that was done is taken back, last first."""
+    from cni.net.execute import execute, undo
+
+    ipam = _ipam(conf)
+    lease = delegate(ipam, call) if ipam else prev
+    done: list[Any] = []
+    try:
+        host.work()
+        facts = plugin.look(conf, call, host, lease)
+        plan, result = plugin.plan_add(conf, call, facts, lease or Result())
+        execute(plan, host, done)
+        return plugin.report(conf, result, host)
+    except BaseException:
+        leftovers = undo(done, host)
+        if ipam:
+            leftovers += [error for error in [undo_add(ipam, call)] if error is not None]
+        call.notes.extend(f"while taking back a failed ADD: {error}" for error in leftovers)
+        raise
+
+
+def _del(plugin: Plugin, call: Call, prev: Result | None) -> bytes:
+    """Remove everything of the attachment. One failure never keeps the rest from being removed, least of all the lease."""
+    from cni.net.execute import remove
+
+    conf = plugin.parse(call)
+    host = _host(call, needed=False)
+    failures: list[CNIError] = []
+    try:
+        facts = plugin.look(conf, call, host, prev)
+        failures += remove(plugin.plan_del(conf, call, facts), host)
+    except CNIError as error:
+        failures.append(error)
+    finally:
+        host.close()
+    failures += _attempt(_ipam(conf), call, prev)
+    _raise_first(failures)
+    return b""
+
+
+def _check(plugin: Plugin, call: Call, prev: Result | None) -> bytes:
+    conf = plugin.parse(call)
+    if prev is None:
+        raise ConfigError("required prevResult missing", "CHECK compares the attachment with the result of its ADD")
+    host = _host(call, needed=True)
+    try:
+        problems = plugin.check(conf, call, plugin.look(conf, call, host, prev), prev)
+    finally:
+        host.close()
+    problems += [str(error) for error in _attempt(_ipam(conf), call, prev)]
+    if problems:
+        raise CheckFailed("; ".join(problems))
+    return b""
+
+
+def _gc(plugin: Plugin, call: Call, prev: Result | None) -> bytes:
+    from cni.net.execute import remove
+
+    conf = plugin.parse(call)
+    keep = call.valid_owners
+    failures: list[CNIError] = []
+    if keep is None:
+        call.notes.append("GC without a list of valid attachments: nothing is known to be dead, nothing is touched")
+    else:
+        host = _host(call, needed=False)
+        try:
+            plan = plugin.plan_gc(conf, call, keep, host)
+            call.notes.extend(op.describe() for op in plan)
+            failures += remove(plan, host)
+        except CNIError as error:
+            failures.append(error)
+        finally:
+            host.close()
+    failures += _attempt(_ipam(conf), call, prev)
+    _raise_first(failures)
+    return b""
+
+
+def _status(plugin: Plugin, call: Call, prev: Result | None) -> bytes:
+    conf = plugin.parse(call)
+    host = _host(call, needed=False)
+    try:
+        plugin.status(conf, call, host)
+    finally:
+        host.close()
+    ipam = _ipam(conf)
+    if ipam:
+        delegate(ipam, call)
+    return b""
+
+
+_VERBS = {"ADD": _add, "DEL": _del, "CHECK": _check, "GC": _gc, "STATUS": _status}
+
+
+def _ipam(conf: Any) -> str:
+    """The IPAM plugin of a configuration, empty when it has none."""
+    ipam = getattr(conf, "ipam", None)
+    return "" if ipam is None else cast("str", ipam.type)
+
+
+def _attempt(ipam: str, call: Call, prev: Result | None) -> list[CNIError]:
+    """Delegate, and return the failure instead of raising it."""
+    try:
+        if ipam:
+            delegate(ipam, call, prev)
+    except CNIError as error:
+        return [error]
+    return []
+
+
+def _raise_first(failures: list[CNIError]) -> None:
+    """Raise the first of several failures, with the others in its details."""
+    if failures:
+        first, *others = failures
+        details = "; ".join(part for part in (first.details, *map(str, others)) if part)
+        raise CNIError(first.msg, details, first.code) from first
+
+
+def _previous(call: Call) -> Result | None:
+    """The configuration's prevResult. A DEL goes on without one that cannot be read: removing must not depend on it."""
+    document = lookup(call.config, "prevResult")
+    if document is None:
+        return None
+    try:
+        return read_result(document, call.version, "prevResult")
+    except ConfigError as error:
+        if call.verb != "DEL":
+            raise
+        call.notes.append(f"going on without prevResult: {error}")
+        return None
+
+
+def _host(call: Call, needed: bool) -> Host:
+    from cni.net.host import Host
+
+    return Host(_open_sandbox(call, needed))
+
+
+def _open_sandbox(call: Call, needed: bool) -> int | None:
+    """The sandbox's descriptor, never that of the host's own namespace (HostSandbox, 8).
+
+    Without ``needed`` a sandbox that is gone, or whose path is no namespace any more, counts as None: DEL must go on without it
+    (spec section 3, "DEL": plugins should complete without error even if resources are missing).
+    """
+    if not call.netns or call.verb not in ("ADD", "CHECK", "DEL"):
+        return None
+    from cni.net import netns
+
+    try:
+        fd = netns.open_sandbox(call.netns)
+    except (UnknownSandbox, EnvError) as error:
+        if needed:
+            raise
+        if isinstance(error, EnvError) and call.verb == "DEL":
+            call.notes.append(f"going on without the sandbox: {error}")
+        return None
+    if netns.is_own(fd) and call.env.get("CNI_NETNS_OVERRIDE", "").lower() not in ("true", "1"):
+        _close(fd)
+        raise HostSandbox(
+            f"CNI_NETNS {call.netns!r} is the host's own network namespace",
+            "a plugin must not touch it; set CNI_NETNS_OVERRIDE=1 if you mean it",
+        )
+    return fd
+
+
+def _close(fd: int) -> None:
+    import os
+
+    os.close(fd)
+
+
+def _failed(name: str, version: str, error: CNIError, notes: list[str]) -> Reply:
+    echoed = version if version in versions.SUPPORTED else versions.LATEST
+    return Reply(1, error_document(echoed, error.code, error.msg, error.details), _lines(name, notes))
+
+
+def _lines(name: str, notes: list[str]) -> str:
+    return "".join(f"{name}: {note}\n" for note in notes)

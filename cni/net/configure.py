@@ -1,0 +1,96 @@
+"""Planning what every interface in a sandbox needs once it is there: sysctls, addresses, up, routes. Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cni.net.ops import SANDBOX, AddAddress, AddRoute, AwaitDad, Plan, SetLink, SetSysctls
+from cni.spec.addresses import Cidr, Ip, is_v6
+from cni.spec.result import Result, Route
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+IPV6_MIN_MTU = 1280
+
+
+def plan_interface(ifname: str, lease: Result, dad: bool) -> Plan:
+    """Give ``ifname`` the lease's addresses and routes and bring it up.
+
+    Duplicate address detection is off on interfaces of ours (unless ``dad``): the allocator hands every address out once, and the
+    one to two seconds that detection takes would be the longest part of a pod's start (P#680, P#52).
+    """
+    addresses = [ip.address for ip in lease.ips]
+    plan: Plan = _sysctls(ifname, any(map(is_v6, addresses)), dad)
+    plan += [AddAddress(side=SANDBOX, ifname=ifname, address=address, dad=dad) for address in addresses]
+    plan.append(SetLink(side=SANDBOX, name=ifname, up=True))
+    if dad and any(map(is_v6, addresses)):
+        plan.append(AwaitDad(ifname=ifname))
+    plan += [AddRoute(side=SANDBOX, ifname=ifname, route=route) for route in routes(lease)]
+    return plan
+
+
+def routes(lease: Result) -> list[Route]:
+    """The lease's routes as they are installed: one without a next hop goes through the first gateway of its family, if there is one;
+    the same route twice is one (the reference fails on that)."""
+    gateways: dict[bool, Ip] = {}
+    for ip in lease.ips:
+        if ip.gateway is not None:
+            gateways.setdefault(is_v6(ip.address), ip.gateway)
+    installed: list[Route] = []
+    for route in lease.routes:
+        via = route.gw if route.gw is not None else gateways.get(is_v6(route.dst))
+        complete = Route(route.dst, via, route.mtu, route.advmss, route.priority, route.table, route.scope)
+        if complete not in installed:
+            installed.append(complete)
+    return installed
+
+
+def default_routes(lease: Result) -> tuple[Route, ...]:
+    """The lease's routes with a default route through the gateway of each family, where no default route names its own next hop.
+
+    A default route without a next hop becomes that route; the reference adds a second one beside it and fails (reference.md 10.2).
+    """
+    wanted: dict[bool, Ip] = {}
+    for ip in lease.ips:
+        if ip.gateway is not None:
+            wanted.setdefault(is_v6(ip.address), ip.gateway)
+    kept = [route for route in lease.routes if not (_is_default(route.dst) and route.gw is None)]
+    bare = {is_v6(route.dst): route for route in lease.routes if _is_default(route.dst) and route.gw is None}
+    named = {is_v6(route.dst) for route in kept if _is_default(route.dst)}
+    for v6, gateway in wanted.items():
+        if v6 not in named:
+            old = bare.pop(v6, None) or Route(_default(v6))
+            kept.append(Route(old.dst, gateway, old.mtu, old.advmss, old.priority, old.table, old.scope))
+    return (*kept, *bare.values())
+
+
+def check_mtu(mtu: int, addresses: Iterable[Cidr]) -> str:
+    """What is wrong with an MTU for these addresses, empty when nothing is."""
+    if mtu and mtu < IPV6_MIN_MTU and any(map(is_v6, addresses)):
+        return f"mtu {mtu} is too small for IPv6, which needs {IPV6_MIN_MTU} (RFC 8200 section 5)"
+    return ""
+
+
+def _sysctls(ifname: str, v6: bool, dad: bool) -> Plan:
+    """Sysctls before the first address. IPv6 may have been switched off by default in the sandbox, also on lo (docker does)."""
+    conf = f"net/ipv6/conf/{ifname}"
+    detection = (("enhanced_dad", "1"), ("accept_dad", "1")) if dad else (("accept_dad", "0"),)
+    tolerant = [(f"{conf}/{key}", value) for key, value in (*detection, ("keep_addr_on_down", "1"))]
+    tolerant.append((f"net/ipv4/conf/{ifname}/arp_notify", "1"))
+    plan: Plan = []
+    if v6:
+        enable = tuple((f"net/ipv6/conf/{name}/disable_ipv6", "0") for name in ("lo", ifname))
+        plan.append(SetSysctls(side=SANDBOX, values=enable, must=True))
+    plan.append(SetSysctls(side=SANDBOX, values=tuple(tolerant)))
+    return plan
+
+
+def _is_default(dst: Cidr) -> bool:
+    return dst.network.prefixlen == 0
+
+
+def _default(v6: bool) -> Cidr:
+    from ipaddress import IPv4Interface, IPv6Interface
+
+    return IPv6Interface("::/0") if v6 else IPv4Interface("0.0.0.0/0")

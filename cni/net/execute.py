@@ -1,0 +1,194 @@
+"""Running plans: one loop, one table from operation to verb, one undo list.
+
+``execute`` stops at the first failure and leaves taking back to ``undo``, which runs the inverses of what was done backwards.
+``remove`` is for DEL and GC: it goes on through failures and returns them.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from cni.net import ops
+from cni.net.kernel import random_mac
+from cni.nft import ops as rules
+from cni.spec.errors import CNIError, KernelError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from cni.net.host import Host
+
+# The reference looks at the port after 0, 50, 500, 1000 and 1000 ms. The port opens within a millisecond, so look sooner, as long.
+PORT_WAIT_S = 2.55
+
+# Detection takes the kernel about 1.5 s; the reference waits as long and accepts what is still undecided then.
+DAD_WAIT_S = 5.0
+
+
+def execute(plan: Iterable[Any], host: Host, done: list[Any]) -> None:
+    """Run a plan in order. Operations that changed something are appended to ``done`` for ``undo``."""
+    for op in plan:
+        if APPLY[type(op)](op, host):
+            done.append(op)
+
+
+def undo(done: list[Any], host: Host) -> list[CNIError]:
+    """Take back what ``execute`` did, last first; returns what could not be taken back.
+
+    What attachments share (a bridge, a table) is taken back only while no other call is at work on this host.
+    """
+    failures = []
+    while done:
+        op = done.pop()
+        inverse = op.inverse()
+        if inverse is None or (op.shared and not host.alone()):
+            continue
+        try:
+            APPLY[type(inverse)](inverse, host)
+        except CNIError as error:
+            failures.append(error)
+    return failures
+
+
+def remove(plan: Iterable[Any], host: Host) -> list[CNIError]:
+    """Run every operation of a plan whatever becomes of the others; returns the failures."""
+    failures = []
+    for op in plan:
+        try:
+            APPLY[type(op)](op, host)
+        except CNIError as error:
+            failures.append(error)
+    return failures
+
+
+def _create_veth(op: ops.CreateVeth, host: Host) -> bool:
+    port = {"hairpin": op.hairpin, "isolated": op.isolated} if op.bridge else {}
+    host.root.create_veth(
+        op.name, op.mac, op.mtu, op.bridge, op.label, port, op.peer, op.peer_mac, peer_fd=host.sandbox_fd
+    )
+    return True
+
+
+def _create_vlan_gateway(op: ops.CreateVlanGateway, host: Host) -> bool:
+    if host.root.link(op.name) is not None:
+        return False
+    label = f"podwire gateway of VLAN {op.vid} on {op.bridge}"
+    port = {"hairpin": False, "isolated": False}
+    host.root.create_veth(op.port, random_mac(), 0, op.bridge, label, port, op.name, random_mac(), peer_fd=None)
+    old = tuple(vlan.vid for vlan in host.root.vlans(op.port) if vlan.vid != op.vid)
+    host.root.set_vlans(op.port, old, op.vid, ())
+    host.root.set_link(op.name, up=True)
+    return True
+
+
+def _unused(bridge: str, host: Host, but: str = "") -> bool:
+    """Whether a bridge is there and has no port other than ``but``."""
+    seen = host.root.link(bridge)
+    return seen is not None and all(link.master != seen.index or link.name == but for link in host.root.links())
+
+
+def _delete_unused_bridge(op: ops.DeleteUnusedBridge, host: Host) -> bool:
+    return _unused(op.name, host) and host.root.delete_link(op.name)
+
+
+def _drop_vlan_gateway(op: ops.DropVlanGateway, host: Host) -> bool:
+    return _unused(op.bridge, host, but=op.port) and host.root.delete_link(op.name)
+
+
+def _drop_gateway(op: ops.DropGateway, host: Host) -> bool:
+    return _unused(op.bridge, host) and host.root.delete_address(op.ifname, op.address)
+
+
+def _set_link(op: ops.SetLink, host: Host) -> bool:
+    host.kernel(op.side).set_link(op.name, op.up, op.promisc, op.vlan_filtering)
+    return True
+
+
+def _pin_mac(op: ops.PinMac, host: Host) -> bool:
+    try:
+        bridge = host.root.link(op.name)
+        if bridge is not None:
+            host.root.set_mac(op.name, bridge.mac)
+    except KernelError:
+        return False  # the address moved in between; the next call pins it
+    return True
+
+
+def _set_vlans(op: ops.SetVlans, host: Host) -> bool:
+    wanted = {op.pvid} | {vid for low, high in op.tagged for vid in range(low, high + 1)}
+    old = () if op.keep else tuple(vlan.vid for vlan in host.root.vlans(op.name) if vlan.vid not in wanted)
+    host.root.set_vlans(op.name, old, op.pvid, op.tagged)
+    return True
+
+
+def _set_sysctls(op: ops.SetSysctls, host: Host) -> bool:
+    host.write_sysctls(op.side, op.values, op.must)
+    return True
+
+
+def _await_port(op: ops.AwaitPort, host: Host) -> bool:
+    deadline = time.monotonic() + PORT_WAIT_S
+    pause = 0.0005
+    while True:
+        link = host.root.link(op.name)
+        state = "gone" if link is None else link.operstate
+        if state == "up":
+            return True
+        if time.monotonic() > deadline:
+            raise CNIError(f"bridge port in error state: {state}", f"{op.name} did not come up within {PORT_WAIT_S} s")
+        time.sleep(pause)
+        pause = min(pause * 2, 0.05)
+
+
+def _await_dad(op: ops.AwaitDad, host: Host) -> bool:
+    deadline = time.monotonic() + DAD_WAIT_S
+    while True:
+        pending, failed = host.kernel(ops.SANDBOX).dad_state(op.ifname)
+        if failed:
+            raise CNIError(f"duplicate address detection failed for {', '.join(map(str, failed))} on {op.ifname}")
+        if not pending or time.monotonic() > deadline:
+            return True
+        time.sleep(0.02)
+
+
+def _announce(op: ops.Announce, host: Host) -> bool:
+    try:
+        host.announce(op.ifname, op.mac, op.addresses)
+    except OSError:
+        return False  # a courtesy to neighbours; the attachment works without it
+    return True
+
+
+def _run_nft(op: rules.RunNft, host: Host) -> bool:
+    rules.apply_nft(op, host.nft)
+    return True
+
+
+def _run_iptables(op: rules.RunIptables, host: Host) -> bool:
+    rules.apply_iptables(op, host.iptables)
+    return True
+
+
+APPLY: dict[type[Any], Callable[[Any, Host], bool]] = {
+    ops.CreateBridge: lambda op, host: host.root.create_bridge(op.name, op.mtu, op.vlan_filtering),
+    ops.DeleteUnusedBridge: _delete_unused_bridge,
+    ops.CreateVeth: _create_veth,
+    ops.CreateVlanGateway: _create_vlan_gateway,
+    ops.DeleteLink: lambda op, host: host.kernel(op.side).delete_link(op.name),
+    ops.SetLink: _set_link,
+    ops.PinMac: _pin_mac,
+    ops.SetVlans: _set_vlans,
+    ops.AddAddress: lambda op, host: host.kernel(op.side).add_address(op.ifname, op.address, op.dad),
+    ops.AddGateway: lambda op, host: host.root.add_address(op.ifname, op.address),
+    ops.DropGateway: _drop_gateway,
+    ops.DropVlanGateway: _drop_vlan_gateway,
+    ops.DeleteAddress: lambda op, host: host.kernel(op.side).delete_address(op.ifname, op.address),
+    ops.AddRoute: lambda op, host: host.kernel(op.side).add_route(op.ifname, op.route),
+    ops.SetSysctls: _set_sysctls,
+    ops.AwaitPort: _await_port,
+    ops.AwaitDad: _await_dad,
+    ops.Announce: _announce,
+    rules.RunNft: _run_nft,
+    rules.RunIptables: _run_iptables,
+}

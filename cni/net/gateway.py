@@ -1,0 +1,69 @@
+"""Planning the gateway addresses on the host's side of a bridged network. Pure."""
+
+from __future__ import annotations
+
+from ipaddress import ip_interface
+from typing import TYPE_CHECKING
+
+from cni.net.ops import HOST, AddGateway, DeleteAddress, Plan
+from cni.spec.addresses import Cidr, Ip, is_v6
+from cni.spec.errors import CNIError, ConfigError
+from cni.spec.result import AssignedIp, Result
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def with_gateways(ips: Sequence[AssignedIp], interface: int, wanted: bool) -> tuple[AssignedIp, ...]:
+    """The lease's addresses as the result lists them: on ``interface``, with the first address of the subnet as the gateway where one
+    is ``wanted`` and the lease names none."""
+    return tuple(
+        AssignedIp(ip.address, ip.gateway or (_first_of(ip.address) if wanted else None), interface) for ip in ips
+    )
+
+
+def gateway_cidrs(result: Result) -> list[Cidr]:
+    """The addresses the host has as gateway, each with its subnet's length, in order, each once."""
+    cidrs = [
+        ip_interface(f"{ip.gateway}/{ip.address.network.prefixlen}") for ip in result.ips if ip.gateway is not None
+    ]
+    return list(dict.fromkeys(cidrs))
+
+
+def plan_gateways(ifname: str, bridge: str, wanted: Sequence[Cidr], present: Sequence[Cidr], force: bool) -> Plan:
+    """Give ``ifname`` the wanted addresses; CNIError where another address stands in the way and ``force`` is off.
+
+    In the way is, for IPv4, every other address (two networks on one bridge by mistake is the common case; several wanted subnets of one
+    network are fine, which the reference cannot do), and for IPv6 one whose subnet overlaps.
+    """
+    plan: Plan = []
+    for address in present:
+        if address in wanted or not any(_in_the_way(address, gateway) for gateway in wanted):
+            continue
+        if not force:
+            raise CNIError(
+                f"{ifname!r} already has an IP address different from {', '.join(map(str, wanted))}: {address}",
+                f"another network uses this bridge, or the subnet was changed: name another bridge, remove the old address with"
+                f" 'ip address del {address} dev {ifname}', or set forceAddress to have it replaced",
+            )
+        plan.append(DeleteAddress(side=HOST, ifname=ifname, address=address))
+    missing = [address for address in wanted if address not in present]
+    return plan + [AddGateway(ifname=ifname, bridge=bridge, address=address) for address in missing]
+
+
+def _in_the_way(present: Cidr, gateway: Cidr) -> bool:
+    if is_v6(present) != is_v6(gateway):
+        return False
+    if not is_v6(present):
+        return True
+    return not present.ip.is_link_local and present.network.overlaps(gateway.network)  # type: ignore[arg-type]
+
+
+def _first_of(address: Cidr) -> Ip:
+    network = address.network
+    if network.num_addresses < 4:
+        raise ConfigError(
+            f"isGateway needs a gateway for {address}, and its subnet has no room for one",
+            "have IPAM give a gateway, or use a subnet of at least four addresses",
+        )
+    return network.network_address + 1

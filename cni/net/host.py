@@ -1,0 +1,124 @@
+"""The two namespaces of a call and the host's packet rules, behind one object: what ``look`` reads and ``execute`` changes.
+
+Each door opens when it is first needed: a VERSION or a broken configuration never pays for netlink, a pod without masquerade never
+for nftables.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from cni.net import announce, netns
+from cni.net.kernel import Kernel
+from cni.net.ops import Side
+
+if TYPE_CHECKING:
+    from cni.nft.apply import Nft
+    from cni.nft.iptables import Iptables
+    from cni.spec.addresses import Ip
+
+# Where calls tell each other that they are at work; see Host.work and Host.alone.
+LOCK_FOLDER = "/run/podwire"
+
+
+class Host:
+    """The doors of one call. ``sandbox_fd`` is the pod's namespace, None when it is gone (a late DEL) or not needed."""
+
+    def __init__(self, sandbox_fd: int | None = None) -> None:
+        self.sandbox_fd = sandbox_fd
+        self._lock: int | None = None
+
+    @cached_property
+    def root(self) -> Kernel:
+        """The host's links, addresses and routes."""
+        return Kernel(None)
+
+    @cached_property
+    def sandbox(self) -> Kernel | None:
+        """The sandbox's; None without a sandbox."""
+        return None if self.sandbox_fd is None else Kernel(self.sandbox_fd)
+
+    @cached_property
+    def nft(self) -> Nft:
+        """The host's nftables."""
+        from cni.nft.apply import Nft
+
+        return Nft()
+
+    @cached_property
+    def iptables(self) -> Iptables:
+        """The host's iptables."""
+        from cni.nft.iptables import Iptables
+
+        return Iptables()
+
+    def kernel(self, side: Side) -> Kernel:
+        """The kernel door of a side."""
+        if side is Side.HOST:
+            return self.root
+        assert self.sandbox is not None, "a plan for a sandbox that is gone"
+        return self.sandbox
+
+    def sysctl(self, side: Side, key: str) -> str | None:
+        """A sysctl's value, None where the kernel lacks it."""
+        return netns.read_sysctl(self._fd(side), key)
+
+    def write_sysctls(self, side: Side, values: tuple[tuple[str, str], ...], must: bool) -> None:
+        """Write sysctls on a side; see ``netns.write_sysctls``."""
+        netns.write_sysctls(self._fd(side), values, must)
+
+    def announce(self, ifname: str, mac: str, addresses: tuple[Ip, ...]) -> None:
+        """Send one announcement for each address out of a link of the sandbox."""
+        with netns.open_socket(self.sandbox_fd, socket.AF_PACKET, socket.SOCK_RAW, 0) as packets:
+            packets.bind((ifname, 0))
+            for address in addresses:
+                packets.send(announce.frame(mac, address))
+
+    def work(self) -> None:
+        """Say that this call changes shared things (bridge, tables) until ``close``: any number of calls may.
+
+        A failed ADD takes back a bridge that it made only while no other call is at work, see ``alone``. Without a place for
+        the lock (a read-only /run) calls work all the same, and nothing shared is ever taken back.
+        """
+        if self._lock is not None:
+            return
+        inode = netns.own_identity()[1]
+        try:
+            os.makedirs(LOCK_FOLDER, mode=0o700, exist_ok=True)
+            self._lock = os.open(f"{LOCK_FOLDER}/work-{inode}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fcntl.flock(self._lock, fcntl.LOCK_SH)
+        except OSError:
+            self._unlock()
+
+    def alone(self) -> bool:
+        """Whether this call, which is at work, is the only one; then no other begins until ``close``."""
+        if self._lock is None:
+            return False
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return False
+        return True
+
+    def close(self) -> None:
+        """Close every door that was opened."""
+        for name in ("root", "sandbox"):
+            door = self.__dict__.get(name)
+            if door is not None:
+                door.close()
+        if self.sandbox_fd is not None:
+            os.close(self.sandbox_fd)
+            self.sandbox_fd = None
+        self._unlock()
+
+    def _unlock(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def _fd(self, side: Side) -> int | None:
+        return None if side is Side.HOST else self.sandbox_fd

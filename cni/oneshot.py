@@ -1,0 +1,91 @@
+"""The way in with a process per call: the only code that reads the environment and stdin, prints, and decides the exit status.
+
+The plugin is the name the program was called by (a link in the runtime's folder of plugins), or the first argument:
+``python -m cni bridge``.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import sys
+
+from cni.dispatch import Reply, about, dispatch
+from cni.registry import PLUGINS
+from cni.spec.errors import InputError
+from cni.spec.result import error_document
+from cni.spec.versions import LATEST
+
+# A network configuration is a few kilobytes; with a long chain's prevResult some more.
+STDIN_LIMIT = 16 << 20
+
+# VERSION may be asked by hand with nothing on stdin that ever ends; no runtime takes this long to write its few bytes.
+VERSION_PATIENCE_S = 1.0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Serve one call and return the exit status."""
+    arguments = sys.argv if argv is None else argv
+    name = os.path.basename(arguments[0])
+    if not _known(name):
+        name = arguments[1] if len(arguments) > 1 else ""
+    if not _known(name):
+        return _usage(name)
+    verb = os.environ.get("CNI_COMMAND", "")
+    try:
+        stdin = b"" if not verb else _read_stdin(verb)
+    except OSError as error:
+        failure = InputError("cannot read the network configuration from stdin", str(error))
+        reply = Reply(1, error_document(LATEST, failure.code, failure.msg, failure.details))
+    else:
+        reply = dispatch(name, dict(os.environ), stdin)
+    return _print(reply)
+
+
+def _known(name: str) -> bool:
+    from ipam.registry import PROVIDERS
+
+    return name in PLUGINS or name in PROVIDERS
+
+
+def _usage(name: str) -> int:
+    from ipam.registry import PROVIDERS
+
+    plugins = ", ".join(sorted(PLUGINS | PROVIDERS))
+    wanted = f"there is no plugin {name!r}\n\n" if name and not name.startswith("-") else ""
+    text = f"{wanted}usage: python -m cni PLUGIN\n\nPLUGIN is one of: {plugins}\n\n{about('PLUGIN')}"
+    asked_for_help = not wanted
+    (sys.stdout if asked_for_help else sys.stderr).write(text)
+    return 0 if asked_for_help else 2
+
+
+def _read_stdin(verb: str) -> bytes:
+    if verb == "VERSION" and (os.isatty(0) or not select.select([0], [], [], VERSION_PATIENCE_S)[0]):
+        return b""
+    chunks: list[bytes] = []
+    size = 0
+    while chunk := os.read(0, 1 << 16):
+        chunks.append(chunk)
+        size += len(chunk)
+        if size > STDIN_LIMIT:
+            raise OSError(f"more than {STDIN_LIMIT} bytes")
+    return b"".join(chunks)
+
+
+def _print(reply: Reply) -> int:
+    try:
+        if reply.stderr:
+            os.write(2, reply.stderr.encode("utf-8", "backslashreplace"))
+    except OSError:
+        pass  # nobody listens; the answer below is what counts
+    try:
+        rest = memoryview(reply.stdout)
+        while rest:
+            rest = rest[os.write(1, rest) :]
+    except OSError:
+        return 1
+    return reply.status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,8 @@
+"""Which plugins there are: one line each. IPAM providers stand in ``ipam.registry``."""
+
+from __future__ import annotations
+
+PLUGINS = {
+    "bridge": "cni.plugins.bridge",
+    "loopback": "cni.plugins.loopback",
+}
