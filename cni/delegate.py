@@ -121,7 +121,9 @@ def _is_ours(path: str) -> bool:
 
 
 def _run(name: str, path: str, call: Call) -> Result | None:
-    """Run another's executable with the call's own environment and stdin (spec section 4, "Delegated plugin execution procedure")."""
+    """Run another's executable with the call's own environment and stdin (spec section 4, "Delegated plugin execution
+    procedure").
+    """
     import errno
     import subprocess
     import time

@@ -1,6 +1,7 @@
 """One call from environment and stdin to a reply: the order of checks, the verbs, the one place where errors become codes.
 
-``dispatch`` is the same for every way in (a process per call, the agent's socket, tests): it reads nothing of the process it runs in.
+``dispatch`` is the same for every way in (a process per call, the agent's socket, tests): it reads nothing of the process it
+runs in.
 The order of checks is the reference's (its pkg/skel), because clients see which error comes first: environment, stdin, name,
 verb, version. Two things come earlier than there: the host's own namespace is refused before anything is done (P#714), and an
 answer that could not be rendered is refused before the work.

@@ -1,7 +1,8 @@
 """Frames that tell a segment who has an address now: gratuitous ARP (RFC 5227 section 3) and unsolicited neighbour
 advertisements (RFC 4861 section 7.2.6). Pure; ``cni.net.host`` sends them.
 
-Without them a neighbour that knew the address's previous holder keeps sending there until its entry ages (containernetworking/cni#194).
+Without them a neighbour that knew the address's previous holder keeps sending there until its entry ages
+(containernetworking/cni#194).
 The reference leaves it to the sysctl arp_notify, whose frame goes out while the bridge's port is still closed.
 """
 
@@ -41,7 +42,7 @@ def _advertisement(mac: bytes, address: bytes) -> bytes:
 
 def _checksum(data: bytes) -> int:
     """The Internet checksum (RFC 1071) of an even number of bytes."""
-    total = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
     return ~total & 0xFFFF

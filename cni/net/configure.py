@@ -17,8 +17,8 @@ IPV6_MIN_MTU = 1280
 def plan_interface(ifname: str, lease: Result, dad: bool) -> Plan:
     """Give ``ifname`` the lease's addresses and routes and bring it up.
 
-    Duplicate address detection is off on interfaces of ours (unless ``dad``): the allocator hands every address out once, and the
-    one to two seconds that detection takes would be the longest part of a pod's start (P#680, P#52).
+    Duplicate address detection is off on interfaces of ours (unless ``dad``): the allocator hands every address out once,
+    and the one to two seconds that detection takes would be the longest part of a pod's start (P#680, P#52).
     """
     addresses = [ip.address for ip in lease.ips]
     plan: Plan = _sysctls(ifname, any(map(is_v6, addresses)), dad)
@@ -31,8 +31,8 @@ def plan_interface(ifname: str, lease: Result, dad: bool) -> Plan:
 
 
 def routes(lease: Result) -> list[Route]:
-    """The lease's routes as they are installed: one without a next hop goes through the first gateway of its family, if there is one;
-    the same route twice is one (the reference fails on that)."""
+    """The lease's routes as they are installed: one without a next hop goes through the first gateway of its family, if
+    there is one; the same route twice is one (the reference fails on that)."""
     gateways: dict[bool, Ip] = {}
     for ip in lease.ips:
         if ip.gateway is not None:
@@ -47,9 +47,11 @@ def routes(lease: Result) -> list[Route]:
 
 
 def default_routes(lease: Result) -> tuple[Route, ...]:
-    """The lease's routes with a default route through the gateway of each family, where no default route names its own next hop.
+    """The lease's routes with a default route through the gateway of each family, where no default route names its own next
+    hop.
 
-    A default route without a next hop becomes that route; the reference adds a second one beside it and fails (reference.md 10.2).
+    A default route without a next hop becomes that route; the reference adds a second one beside it and fails (reference.md
+    10.2).
     """
     wanted: dict[bool, Ip] = {}
     for ip in lease.ips:

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
     from cni.net.host import Host
 
-# The reference looks at the port after 0, 50, 500, 1000 and 1000 ms. The port opens within a millisecond, so look sooner, as long.
+# The reference looks at the port after 0, 50, 500, 1000 and 1000 ms. The port opens within a millisecond, so look sooner, as
+# long.
 PORT_WAIT_S = 2.55
 
 # Detection takes the kernel about 1.5 s; the reference waits as long and accepts what is still undecided then.
@@ -64,9 +65,7 @@ def remove(plan: Iterable[Any], host: Host) -> list[CNIError]:
 
 def _create_veth(op: ops.CreateVeth, host: Host) -> bool:
     port = {"hairpin": op.hairpin, "isolated": op.isolated} if op.bridge else {}
-    host.root.create_veth(
-        op.name, op.mac, op.mtu, op.bridge, op.label, port, op.peer, op.peer_mac, peer_fd=host.sandbox_fd
-    )
+    host.root.create_veth(op.name, op.mac, op.mtu, op.bridge, op.label, port, op.peer, op.peer_mac, peer_fd=host.sandbox_fd)
     return True
 
 

@@ -8,8 +8,8 @@ from cni.spec.addresses import Cidr, Ip
 
 
 class Link(msgspec.Struct, frozen=True, kw_only=True):
-    """A network interface. ``peer_index`` and ``peer_elsewhere`` tell a veth's other end: its index, and whether it is in another
-    namespace; ``master`` is the index of its bridge or 0."""
+    """A network interface. ``peer_index`` and ``peer_elsewhere`` tell a veth's other end: its index, and whether it is in
+    another namespace; ``master`` is the index of its bridge or 0."""
 
     index: int
     name: str

@@ -15,26 +15,22 @@ if TYPE_CHECKING:
 
 
 def with_gateways(ips: Sequence[AssignedIp], interface: int, wanted: bool) -> tuple[AssignedIp, ...]:
-    """The lease's addresses as the result lists them: on ``interface``, with the first address of the subnet as the gateway where one
-    is ``wanted`` and the lease names none."""
-    return tuple(
-        AssignedIp(ip.address, ip.gateway or (_first_of(ip.address) if wanted else None), interface) for ip in ips
-    )
+    """The lease's addresses as the result lists them: on ``interface``, with the first address of the subnet as the gateway
+    where one is ``wanted`` and the lease names none."""
+    return tuple(AssignedIp(ip.address, ip.gateway or (_first_of(ip.address) if wanted else None), interface) for ip in ips)
 
 
 def gateway_cidrs(result: Result) -> list[Cidr]:
     """The addresses the host has as gateway, each with its subnet's length, in order, each once."""
-    cidrs = [
-        ip_interface(f"{ip.gateway}/{ip.address.network.prefixlen}") for ip in result.ips if ip.gateway is not None
-    ]
+    cidrs = [ip_interface(f"{ip.gateway}/{ip.address.network.prefixlen}") for ip in result.ips if ip.gateway is not None]
     return list(dict.fromkeys(cidrs))
 
 
 def plan_gateways(ifname: str, bridge: str, wanted: Sequence[Cidr], present: Sequence[Cidr], force: bool) -> Plan:
     """Give ``ifname`` the wanted addresses; CNIError where another address stands in the way and ``force`` is off.
 
-    In the way is, for IPv4, every other address (two networks on one bridge by mistake is the common case; several wanted subnets of one
-    network are fine, which the reference cannot do), and for IPv6 one whose subnet overlaps.
+    In the way is, for IPv4, every other address (two networks on one bridge by mistake is the common case; several wanted
+    subnets of one network are fine, which the reference cannot do), and for IPv6 one whose subnet overlaps.
     """
     plan: Plan = []
     for address in present:
@@ -56,7 +52,7 @@ def _in_the_way(present: Cidr, gateway: Cidr) -> bool:
         return False
     if not is_v6(present):
         return True
-    return not present.ip.is_link_local and present.network.overlaps(gateway.network)  # type: ignore[arg-type]
+    return not present.ip.is_link_local and present.network.overlaps(gateway.network)
 
 
 def _first_of(address: Cidr) -> Ip:

@@ -1,7 +1,7 @@
 """The two namespaces of a call and the host's packet rules, behind one object: what ``look`` reads and ``execute`` changes.
 
-Each door opens when it is first needed: a VERSION or a broken configuration never pays for netlink, a pod without masquerade never
-for nftables.
+Each door opens when it is first needed: a VERSION or a broken configuration never pays for netlink, a pod without masquerade
+never for nftables.
 """
 
 from __future__ import annotations

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from cni.net import messages as m
 from cni.net import netns
 from cni.net.facts import Link, RouteSeen, Vlan
-from cni.spec.addresses import Cidr, Ip, is_v6
-from cni.spec.errors import CNIError, KernelError, TryAgain
+from cni.spec.addresses import Cidr, is_v6
+from cni.spec.errors import CNIError, KernelError, TryAgain, UnsupportedField
 
 if TYPE_CHECKING:
     from cni.spec.result import Route
@@ -119,8 +119,8 @@ class Kernel:
     def create_bridge(self, name: str, mtu: int, vlan_filtering: bool) -> bool:
         """Create a bridge and bring it up; False when one of the name is there already.
 
-        It gets a random address at creation: the kernel then keeps it, where a bridge that was given none takes the lowest of its
-        ports' addresses and changes with them (P#620, nerdctl#4283).
+        It gets a random address at creation: the kernel then keeps it, where a bridge that was given none takes the lowest
+        of its ports' addresses and changes with them (P#620, nerdctl#4283).
         """
         data = [["IFLA_BR_VLAN_FILTERING", 1]] if vlan_filtering else []
         attrs: list[Any] = [
@@ -131,7 +131,10 @@ class Kernel:
         if mtu:
             attrs.append(["IFLA_MTU", mtu])
         request = Request(m.RTM_NEWLINK, m.NLM_F_CREATE | m.NLM_F_EXCL, {"flags": IFF_UP, "change": IFF_UP}, attrs)
-        return self._create(f"cannot create bridge {name}", request)
+        try:
+            return self._create(f"cannot create bridge {name}", request)
+        except KernelError as error:
+            raise _without_vlans(error) if vlan_filtering else error from error
 
     def create_veth(
         self,
@@ -147,8 +150,8 @@ class Kernel:
     ) -> None:
         """Create a veth pair whose peer is made straight in another namespace, label it, set its bridge port's flags.
 
-        One datagram: the kernel works through it without returning to us, so nothing can end the process between the link and its
-        label. KernelError with EEXIST when either name is taken.
+        One datagram: the kernel works through it without returning to us, so nothing can end the process between the link
+        and its label. KernelError with EEXIST when either name is taken.
         """
         peer_attrs: list[Any] = [["IFLA_IFNAME", peer], ["IFLA_ADDRESS", peer_mac]]
         if peer_fd is not None:
@@ -192,7 +195,10 @@ class Kernel:
         change = sum(bit for bit, on in ((IFF_UP, up), (IFF_PROMISC, promisc)) if on is not None)
         request = _change(name, attrs)
         request.fields.update({"flags": flags, "change": change})
-        self._run(f"cannot change link {name}", request)
+        try:
+            self._run(f"cannot change link {name}", request)
+        except KernelError as error:
+            raise _without_vlans(error) if vlan_filtering else error from error
 
     def delete_link(self, name: str) -> bool:
         """Delete a link; False when it was gone already."""
@@ -224,8 +230,8 @@ class Kernel:
         return self._remove(f"cannot delete {address} from {ifname}", self._address(m.RTM_DELADDR, ifname, address))
 
     def add_route(self, ifname: str, route: Route) -> bool:
-        """Add a route through a link; False when the very same one is there already. One to the same destination by another next
-        hop goes in front of it (IPv4) or beside it (IPv6), as with the reference.
+        """Add a route through a link; False when the very same one is there already. One to the same destination by another
+        next hop goes in front of it (IPv4) or beside it (IPv6), as with the reference.
 
         ``mtu`` and ``advmss`` become the route's metrics, which the reference drops though the specification defines them.
         """
@@ -302,7 +308,7 @@ class Kernel:
         v6 = is_v6(address)
         attrs: list[Any] = [["IFA_LOCAL", str(address.ip)], ["IFA_ADDRESS", str(address.ip)]]
         if not v6 and kind == m.RTM_NEWADDR and address.network.prefixlen < 31:
-            attrs.append(["IFA_BROADCAST", str(cast(IPv4Network, address.network).broadcast_address)])
+            attrs.append(["IFA_BROADCAST", str(cast("IPv4Network", address.network).broadcast_address)])
         fields = {
             "family": socket.AF_INET6 if v6 else socket.AF_INET,
             "prefixlen": address.network.prefixlen,
@@ -408,6 +414,16 @@ def _failure(words: str, answer: m.Answer) -> KernelError:
     return KernelError(words, OSError(answer.errno, f"{reason} ({answer.words})" if answer.words else reason))
 
 
+def _without_vlans(error: KernelError) -> CNIError:
+    """A refusal of VLAN filtering in words that say what to do; any other error as it is."""
+    if error.errno != errors.EOPNOTSUPP:
+        return error
+    return UnsupportedField(
+        f"{error.msg}: this kernel has no bridge VLAN filtering",
+        "keys 'vlan' and 'vlanTrunk' need a kernel with CONFIG_BRIDGE_VLAN_FILTERING; remove them to go without VLANs",
+    )
+
+
 def random_mac() -> str:
     """A locally administered unicast address."""
     raw = bytearray(os.urandom(6))
@@ -459,7 +475,7 @@ def _as_routes(message: Any, index: int) -> list[RouteSeen]:
     return [
         RouteSeen(
             dst=dst,
-            gw=cast("Ip | None", ip_address(gateway) if gateway else None),
+            gw=ip_address(gateway) if gateway else None,
             table=message.get_attr("RTA_TABLE") or message["table"],
             scope=message["scope"],
             priority=message.get_attr("RTA_PRIORITY") or 0,

@@ -1,6 +1,7 @@
 """rtnetlink messages as bytes and back, by pyroute2's message classes. The only importer of pyroute2.
 
-Only its message definitions are wanted here, but ``import pyroute2`` runs the package's ``__init__``: 270 modules with asyncio and ssl,
+Only its message definitions are wanted here, but ``import pyroute2`` runs the package's ``__init__``: 270 modules with
+asyncio and ssl,
 95 ms at every plugin call. ``_load`` therefore registers the package's name with its path alone, so that the four modules of
 definitions load without it (20 ms). The sockets are ``cni.net.kernel``'s.
 """

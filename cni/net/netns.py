@@ -30,8 +30,8 @@ _libc = ctypes.CDLL(None, use_errno=True)
 def open_sandbox(path: str) -> int:
     """A descriptor of the network namespace at ``path`` (CNI_NETNS).
 
-    UnknownSandbox (3) when nothing is there, EnvError (4) when what is there is no network namespace, for example the empty file
-    that a half-removed ``ip netns`` leaves behind.
+    UnknownSandbox (3) when nothing is there, EnvError (4) when what is there is no network namespace, for example the empty
+    file that a half-removed ``ip netns`` leaves behind.
     """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)

@@ -1,6 +1,7 @@
 """The vocabulary of plans on links, addresses, routes and sysctls: frozen records, no behaviour beyond describing themselves.
 
-``side`` says which namespace an operation works in: HOST (the plugin's own) or SANDBOX (the pod's). Names, never indexes, identify
+``side`` says which namespace an operation works in: HOST (the plugin's own) or SANDBOX (the pod's). Names, never indexes,
+identify
 links. ``inverse()`` is what takes a *private* creation back when a later operation fails; an operation on something *shared* by
 attachments has an inverse only if it can be applied safely, which ``execute`` decides under the host's lock (``shared``).
 """
@@ -8,7 +9,7 @@ attachments has an inverse only if it can be applied safely, which ``execute`` d
 from __future__ import annotations
 
 from enum import Enum
-from typing import Any, ClassVar
+from typing import Any
 
 import msgspec
 
@@ -27,9 +28,9 @@ HOST, SANDBOX = Side.HOST, Side.SANDBOX
 
 
 class Op(msgspec.Struct, frozen=True, kw_only=True):
-    """One step of a plan."""
+    """One step of a plan. ``shared`` says that it makes or changes what other attachments use too."""
 
-    shared: ClassVar[bool] = False
+    shared: bool = False
 
     def describe(self) -> str:
         """The step in words."""
@@ -43,7 +44,7 @@ class Op(msgspec.Struct, frozen=True, kw_only=True):
 class CreateBridge(Op, frozen=True, kw_only=True):
     """Create a bridge with a hardware address of its own, so that the address does not float with its ports."""
 
-    shared: ClassVar[bool] = True
+    shared: bool = True
     name: str
     mtu: int = 0
     vlan_filtering: bool = False
@@ -89,9 +90,11 @@ class CreateVeth(Op, frozen=True, kw_only=True):
 
 
 class CreateVlanGateway(Op, frozen=True, kw_only=True):
-    """Create ``<bridge>.<vid>`` on the host: one end of a veth pair whose other end is an untagged port of the bridge in that VLAN."""
+    """Create ``<bridge>.<vid>`` on the host: one end of a veth pair whose other end is an untagged port of the bridge in
+    that VLAN.
+    """
 
-    shared: ClassVar[bool] = True
+    shared: bool = True
     name: str
     port: str
     bridge: str
@@ -129,7 +132,6 @@ class SetLink(Op, frozen=True, kw_only=True):
     """Switch flags of a link; None leaves one alone. A private link takes its flags with it; those of a shared one are planned
     only where they differ, and switched back."""
 
-    shared: bool = False
     side: Side
     name: str
     up: bool | None = None
@@ -145,9 +147,7 @@ class SetLink(Op, frozen=True, kw_only=True):
         if not self.shared:
             return None
         flags = {key: getattr(self, key) for key in ("up", "promisc", "vlan_filtering")}
-        return SetLink(
-            side=self.side, name=self.name, **{key: not value for key, value in flags.items() if value is not None}
-        )
+        return SetLink(side=self.side, name=self.name, **{key: not value for key, value in flags.items() if value is not None})
 
 
 class PinMac(Op, frozen=True, kw_only=True):
@@ -187,7 +187,7 @@ class AddAddress(Op, frozen=True, kw_only=True):
 class AddGateway(Op, frozen=True, kw_only=True):
     """Give the host's side of the network a gateway address that all attachments to ``bridge`` share."""
 
-    shared: ClassVar[bool] = True
+    shared: bool = True
     ifname: str
     bridge: str
     address: Cidr

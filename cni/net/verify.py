@@ -1,6 +1,7 @@
 """CHECK's questions that every interface-making plugin asks: is what prevResult promises still there? Pure.
 
-Additions are tolerated, for chained plugins make them: more addresses, more routes, routes moved to another table (sbr, vrf). The
+Additions are tolerated, for chained plugins make them: more addresses, more routes, routes moved to another table (sbr,
+vrf). The
 reference looks at the main table only and at the presence of a connected route, which fails for /32 and for such chains
 (reference.md 5.4).
 """
@@ -10,11 +11,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cni.net.configure import routes
-from cni.net.facts import Link, RouteSeen
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from cni.net.facts import Link, RouteSeen
     from cni.spec.addresses import Cidr
     from cni.spec.result import Interface, Result, Route
 

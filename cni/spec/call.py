@@ -57,7 +57,8 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
         """GC: the attachments of this network that are in use; None when the configuration does not say.
 
         Absent and empty differ: empty means that none is valid, absent that nothing is known (the Go type cannot tell them
-        apart). libcni sends the list under both names, because the specification once used the second one (containernetworking/cni#1101).
+        apart). libcni sends the list under both names, because the specification once used the second one
+        (containernetworking/cni#1101).
         """
         for key in ("cni.dev/valid-attachments", "cni.dev/attachments"):
             listed = lookup(self.config, key)

@@ -1,7 +1,7 @@
 """Decoding of network configurations: bytes to a document, a document to a record, and the checks that every plugin shares.
 
-A plugin's ``parse`` calls ``read(call, Conf)`` with a record of its own; there is no other way to get one. Decoding follows what
-clients of the Go plugins rely on (reference: encoding/json): keys match without regard to case with an exact match
+A plugin's ``parse`` calls ``read(call, Conf)`` with a record of its own; there is no other way to get one. Decoding follows
+what clients of the Go plugins rely on (reference: encoding/json): keys match without regard to case with an exact match
 preferred, ``null`` leaves the default, an empty string leaves an address unset. Wrong types are refused with the path of the
 field. Keys that nobody knows are legal by the specification; they are noted on stderr, because a misspelt key is the most
 common mistake there is.
@@ -31,9 +31,9 @@ IFNAME_MAX_BYTES = 15
 # Keys that the specification and libcni put beside a plugin's own.
 COMMON_KEYS = frozenset(
     (
-        "cniVersion cniVersions name type capabilities args runtimeConfig prevResult ipam dns ipMasq disableCheck disableGC"
-        " cni.dev/valid-attachments cni.dev/attachments"
-    ).split()
+        *("cniVersion", "cniVersions", "name", "type", "capabilities", "args", "runtimeConfig", "prevResult", "ipam", "dns"),
+        *("disableCheck", "disableGC", "cni.dev/valid-attachments", "cni.dev/attachments"),
+    )
 )
 
 
@@ -126,7 +126,7 @@ def read(call: Call, kind: type[T]) -> T:
 
 
 def check_name(name: str) -> bool:
-    """Whether a container id or network name is one alphanumeric and then alphanumerics, ``_``, ``.``, ``-`` (spec section 2)."""
+    """Whether a container id or network name is one alphanumeric and then alphanumerics or ``_.-`` (spec section 2)."""
     return bool(name) and name[0] in ALPHANUMERIC and NAME_CHARACTERS.issuperset(name)
 
 

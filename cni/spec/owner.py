@@ -1,8 +1,8 @@
 """Whose a thing is: the label that links, nftables elements and files of ours carry, and names made from it.
 
-A label is ``podwire/<network>/<container id>/<ifname>``. Network names and container ids cannot contain ``/`` (spec section 2) and
-interface names cannot either, so a label reads back unambiguously. Where it would be longer than its carrier allows, network
-and attachment are replaced by ``~`` and a hash of each: still comparable, no longer readable.
+A label is ``podwire/<network>/<container id>/<ifname>``. Network names and container ids cannot contain ``/`` (spec section 2)
+and interface names cannot either, so a label reads back unambiguously. Where it would be longer than its carrier allows,
+network and attachment are replaced by ``~`` and a hash of each: still comparable, no longer readable.
 """
 
 from __future__ import annotations

@@ -1,0 +1,503 @@
+"""bridge: one veth for each attachment, its host end a port of a Linux bridge; with IPAM, the bridge can be the pods' gateway.
+
+Keys, results and messages are the reference's (reference.md 6.1), so that configurations and clients move over unchanged. On
+purpose different: a failed ADD takes back all it made; VLANs on a bridge without VLAN filtering take effect or are refused,
+never silently ineffective; CHECK looks at everything that ADD did; GC and STATUS mean something.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+import msgspec
+
+from cni.net import gateway, verify
+from cni.net.configure import check_mtu, default_routes, plan_interface
+from cni.net.facts import Link, RouteSeen, Vlan
+from cni.net.ops import (
+    HOST,
+    SANDBOX,
+    Announce,
+    AwaitPort,
+    CreateBridge,
+    CreateVeth,
+    CreateVlanGateway,
+    DeleteLink,
+    PinMac,
+    Plan,
+    SetLink,
+    SetSysctls,
+    SetVlans,
+)
+from cni.nft import masquerade, spoof
+from cni.spec.addresses import Cidr, Mac, is_v6, parse_mac
+from cni.spec.conf import Dns, Ipam, NetConf, check_ifname, read
+from cni.spec.errors import CNIError, ConfigError, EnvError, NotAvailable
+from cni.spec.owner import PREFIX, Owner, of_network
+from cni.spec.result import Interface, Result
+
+if TYPE_CHECKING:
+    from cni.net.host import Host
+    from cni.spec.call import Call
+
+CREATES_INTERFACE = True
+
+VLAN_MAX = 4094
+MTU_RANGE = range(68, 65536)
+
+# The container's place in the result's list of interfaces: after the bridge and the host's end.
+CONTAINER = 2
+
+FORWARDING = {False: "net/ipv4/ip_forward", True: "net/ipv6/conf/all/forwarding"}
+
+
+class Trunk(msgspec.Struct, frozen=True):
+    """An entry of ``vlanTrunk``: a range, or a single id, or both."""
+
+    min_id: int | None = msgspec.field(name="minID", default=None)
+    max_id: int | None = msgspec.field(name="maxID", default=None)
+    id: int | None = None
+
+
+class CniArgs(msgspec.Struct, frozen=True):
+    """``args.cni`` as far as bridge reads it."""
+
+    OPEN: ClassVar[bool] = True
+    mac: Mac | None = None
+
+
+class Args(msgspec.Struct, frozen=True):
+    """``args``: what an orchestrator passes along (CNI conventions)."""
+
+    OPEN: ClassVar[bool] = True
+    cni: CniArgs = CniArgs()
+
+
+class RuntimeConfig(msgspec.Struct, frozen=True):
+    """``runtimeConfig`` as far as bridge reads it; the capability is ``mac``."""
+
+    OPEN: ClassVar[bool] = True
+    mac: Mac | None = None
+
+
+class Conf(NetConf, frozen=True, kw_only=True, rename="camel"):
+    """The keys of bridge; docs/plugins/bridge.md says what each does."""
+
+    bridge: str = "cni0"
+    is_gateway: bool = False
+    is_default_gateway: bool = False
+    force_address: bool = False
+    ip_masq: bool = False
+    ip_masq_backend: str = ""
+    mtu: int = 0
+    hairpin_mode: bool = False
+    promisc_mode: bool = False
+    vlan: int = 0
+    vlan_trunk: tuple[Trunk, ...] | None = None
+    preserve_default_vlan: bool = False
+    macspoofchk: bool = False
+    enabledad: bool = False
+    disable_container_interface: bool = False
+    port_isolation: bool = False
+    ipam: Ipam = Ipam()
+    args: Args = Args()
+    runtime_config: RuntimeConfig = RuntimeConfig()
+
+    @property
+    def gateway(self) -> bool:
+        """Whether the bridge is the pods' gateway: being the default gateway implies it."""
+        return self.is_gateway or self.is_default_gateway
+
+    @property
+    def backend(self) -> str:
+        """The masquerade backend. The reference defaults to iptables; nftables costs no process and no rule per pod."""
+        return self.ip_masq_backend or "nftables"
+
+    @property
+    def filters_vlans(self) -> bool:
+        """Whether the bridge has to filter VLANs."""
+        return bool(self.vlan) or self.vlan_trunk is not None
+
+    @property
+    def gateway_link(self) -> str:
+        """The host's interface that has the gateway addresses: in a VLAN one of its own, named as the reference names it."""
+        return f"{self.bridge}.{self.vlan}" if self.vlan else self.bridge
+
+    @property
+    def trunk_ranges(self) -> tuple[tuple[int, int], ...]:
+        """The tagged VLANs as ascending ranges that do not touch."""
+        ids = sorted(
+            {
+                vid
+                for entry in self.vlan_trunk or ()
+                for low, high in ((entry.min_id, entry.max_id), (entry.id, entry.id))
+                if low is not None and high is not None
+                for vid in range(low, high + 1)
+            }
+        )
+        ranges: list[tuple[int, int]] = []
+        for vid in ids:
+            if ranges and ranges[-1][1] == vid - 1:
+                ranges[-1] = (ranges[-1][0], vid)
+            else:
+                ranges.append((vid, vid))
+        return tuple(ranges)
+
+    @property
+    def port_pvid(self) -> int:
+        """The port's untagged VLAN: the configured one; 1 beside a trunk; 0 leaves the kernel's default."""
+        return self.vlan or (1 if self.trunk_ranges else 0)
+
+
+class Facts(msgspec.Struct, frozen=True, kw_only=True):
+    """What a call sees of its attachment and the bridge. Parts that the verb does not need stay at their defaults."""
+
+    bridge: Link | None = None
+    gateway_link: Link | None = None
+    gateway_addresses: tuple[Cidr, ...] = ()
+    container: Link | None = None
+    container_addresses: tuple[Cidr, ...] = ()
+    container_routes: tuple[RouteSeen, ...] = ()
+    host_veth: Link | None = None
+    vlans: tuple[Vlan, ...] = ()
+    forwarding: tuple[bool, ...] = ()
+    masquerade: masquerade.Facts
+    spoof: spoof.Facts
+
+
+def parse(call: Call) -> Conf:
+    """The configuration as a Conf, with the container's MAC address from wherever it was given.
+
+    DEL and GC take a configuration whose values ADD would refuse: what was made before it was changed must go away all the
+    same.
+    """
+    conf = read(call, Conf)
+    if call.verb not in ("DEL", "GC"):
+        _validate(conf)
+        _container_mac(conf, call)
+    return conf
+
+
+def look(conf: Conf, call: Call, host: Host, known: Result | None) -> Facts:
+    """The bridge, the attachment's two ends and its packet rules. ``known`` is the lease or prevResult."""
+    container = host.sandbox.link(call.ifname) if host.sandbox is not None else None
+    addresses = host.sandbox.addresses(call.ifname) if host.sandbox is not None and container is not None else ()
+    if container is not None and container.peer_index:
+        host_veth = host.root.link_at(container.peer_index)
+    else:
+        host_veth = host.root.link(call.owner.host_veth)
+    ips = tuple(ip.address for ip in known.ips) if known is not None else ()
+    pod_addresses = ips or tuple(address for address in addresses if not address.ip.is_link_local)
+    seen = Facts(
+        container=container,
+        container_addresses=addresses,
+        host_veth=host_veth,
+        masquerade=masquerade.look(host, call.owner, pod_addresses, conf.ip_masq, conf.backend),
+        spoof=spoof.look(host, call.owner, conf.macspoofchk),
+    )
+    if call.verb == "DEL":
+        return seen
+    link = host.root.link(conf.gateway_link)
+    checking = call.verb == "CHECK"
+    return msgspec.structs.replace(
+        seen,
+        bridge=host.root.link(conf.bridge),
+        gateway_link=link,
+        gateway_addresses=host.root.addresses(conf.gateway_link) if conf.gateway and link is not None else (),
+        container_routes=host.sandbox.routes(call.ifname) if checking and host.sandbox is not None else (),
+        vlans=host.root.vlans(host_veth.name) if checking and conf.filters_vlans and host_veth is not None else (),
+        forwarding=tuple(host.sysctl(HOST, FORWARDING[v6]) == "1" for v6 in (False, True)) if checking else (),
+    )
+
+
+def plan_add(conf: Conf, call: Call, facts: Facts, lease: Result) -> tuple[Plan, Result]:
+    """From nothing to a working attachment.
+
+    Private things come first and shared ones late, so that what may fail (a bad route, a full table) fails before anything
+    that others see was changed.
+    """
+    owner = call.owner
+    result = _result(conf, call, lease)
+    wrong_mtu = check_mtu(conf.mtu, (ip.address for ip in result.ips))
+    if wrong_mtu:
+        raise ConfigError(wrong_mtu)
+    plan = _plan_bridge(conf, facts.bridge)
+    plan += _plan_port(conf, call, result)
+    if conf.macspoofchk:
+        plan += spoof.plan_add(owner, owner.host_veth, result.interfaces[CONTAINER].mac, facts.spoof)
+    if result.ips:
+        plan += plan_interface(call.ifname, result, conf.enabledad)
+    elif not conf.disable_container_interface:
+        plan.append(SetLink(side=SANDBOX, name=call.ifname, up=True))
+    if conf.gateway:
+        plan += _plan_gateway(conf, call, facts, result)
+    if conf.ip_masq and result.ips:
+        plan += masquerade.plan_add(owner, tuple(ip.address for ip in result.ips), conf.backend, facts.masquerade)
+    if not conf.disable_container_interface:
+        plan.append(AwaitPort(name=owner.host_veth))
+        plan.append(
+            Announce(
+                ifname=call.ifname,
+                mac=result.interfaces[CONTAINER].mac,
+                addresses=tuple(ip.address.ip for ip in result.ips),
+            )
+        )
+    if conf.gateway:
+        families = sorted({is_v6(ip.address) for ip in result.ips if ip.gateway is not None})
+        plan += [SetSysctls(side=HOST, values=((FORWARDING[v6], "1"),), must=True) for v6 in families]
+    return plan, result
+
+
+def report(conf: Conf, result: Result, host: Host) -> Result:
+    """The result with the hardware addresses of what attachments share."""
+    shared = {name: host.root.link(name) for name in (conf.bridge, conf.gateway_link)}
+    return msgspec.structs.replace(
+        result,
+        interfaces=tuple(
+            msgspec.structs.replace(entry, mac=link.mac)
+            if not entry.sandbox and (link := shared.get(entry.name)) is not None
+            else entry
+            for entry in result.interfaces
+        ),
+    )
+
+
+def plan_del(conf: Conf, call: Call, facts: Facts) -> Plan:
+    """Remove the attachment: its link (both ends go together), then its packet rules.
+
+    An interface of the name that is no veth, or that is another attachment's, is not ours to delete: a runtime also calls DEL
+    after an ADD that failed because the name was taken.
+    """
+    plan: Plan = []
+    container, host_veth = facts.container, facts.host_veth
+    others = host_veth is not None and host_veth.alias.startswith(PREFIX + "/") and host_veth.alias != call.owner.label
+    if container is not None and container.kind == "veth" and not others:
+        plan.append(DeleteLink(side=SANDBOX, name=call.ifname))
+    elif container is not None:
+        call.notes.append(f"interface {call.ifname} in the sandbox is not of this attachment and stays")
+    elif host_veth is not None and host_veth.alias == call.owner.label:
+        plan.append(DeleteLink(side=HOST, name=host_veth.name))
+    plan += masquerade.plan_del(call.owner, facts.masquerade)
+    plan += spoof.plan_del(call.owner, facts.spoof)
+    return plan
+
+
+def check(conf: Conf, call: Call, facts: Facts, prev: Result) -> list[str]:
+    """Everything that ADD set up and that can be seen, a line for each thing that is not so any more."""
+    wanted = verify.interface(prev, call.ifname, call.netns)
+    problems = [] if wanted is not None else [f"prevResult lists no interface {call.ifname} in a sandbox"]
+    container = facts.container
+    if conf.disable_container_interface and container is not None:
+        container = msgspec.structs.replace(container, up=True)
+    problems += verify.link(container, call.ifname, "veth", wanted, conf.mtu)
+    problems += _check_bridge(conf, facts)
+    problems += _check_port(conf, facts)
+    if facts.container is not None:
+        problems += verify.addresses(prev, call.ifname, facts.container_addresses)
+        problems += verify.route_problems(prev, call.ifname, facts.container_routes)
+    if conf.gateway:
+        problems += _check_gateway(conf, facts, prev)
+    addresses = tuple(ip.address for ip in prev.ips)
+    if conf.ip_masq and conf.ipam.type:
+        problems += masquerade.check(call.owner, addresses, conf.backend, facts.masquerade)
+    if conf.macspoofchk and facts.host_veth is not None and facts.container is not None:
+        problems += spoof.check(call.owner, facts.host_veth.name, facts.container.mac, facts.spoof)
+    return problems
+
+
+def plan_gc(conf: Conf, call: Call, keep: frozenset[Owner], host: Host) -> Plan:
+    """Delete the links and packet rules of this network whose attachments are not in use any more."""
+    labels = {owner.label for owner in keep}
+    plan: Plan = [
+        DeleteLink(side=HOST, name=link.name)
+        for link in host.root.links()
+        if of_network(link.alias, call.network) and link.alias not in labels
+    ]
+    plan += masquerade.plan_gc(host, call.network, keep)
+    plan += spoof.plan_gc(host, call.network, keep)
+    return plan
+
+
+def status(conf: Conf, call: Call, host: Host) -> None:
+    """NotAvailable (50) when the bridge's name is taken by something else, or the packet filter cannot be used."""
+    bridge = host.root.link(conf.bridge)
+    if bridge is not None and bridge.kind != "bridge":
+        raise NotAvailable(f"{conf.bridge!r} already exists but is not a bridge", "name another bridge, or remove it")
+    needed = [conf.backend] if conf.ip_masq else []
+    for backend in dict.fromkeys([*needed, *(["nftables"] if conf.macspoofchk else [])]):
+        reason = host.nft.available() if backend == "nftables" else host.iptables.available()
+        if reason:
+            raise NotAvailable(f"{backend} cannot be used: {reason}")
+
+
+def _validate(conf: Conf) -> None:
+    check_ifname(conf.bridge, "key 'bridge'", ConfigError)
+    if conf.mtu and conf.mtu not in MTU_RANGE:
+        raise ConfigError(f"invalid mtu {conf.mtu}: expected {MTU_RANGE.start} to {MTU_RANGE.stop - 1}")
+    if conf.hairpin_mode and conf.promisc_mode:
+        raise ConfigError("cannot set hairpin mode and promiscuous mode at the same time")
+    if conf.ipam.type and conf.disable_container_interface:
+        raise ConfigError("cannot use IPAM when disableContainerInterface flag is set")
+    if conf.ip_masq_backend not in ("", "nftables", "iptables"):
+        raise ConfigError(f"invalid ipMasqBackend {conf.ip_masq_backend!r}: expected nftables or iptables")
+    _validate_vlans(conf)
+
+
+def _validate_vlans(conf: Conf) -> None:
+    if not 0 <= conf.vlan <= VLAN_MAX:
+        raise ConfigError(f"invalid VLAN ID {conf.vlan} (must be between 0 and {VLAN_MAX})")
+    for index, entry in enumerate(conf.vlan_trunk or ()):
+        where = f"vlanTrunk[{index}]"
+        if (entry.min_id is None) != (entry.max_id is None):
+            raise ConfigError(f"{where}: minID and maxID should be configured simultaneously")
+        for key, vid in (("minID", entry.min_id), ("maxID", entry.max_id), ("id", entry.id)):
+            if vid is not None and not 1 <= vid <= VLAN_MAX:
+                raise ConfigError(f"{where}: {key} {vid} is not between 1 and {VLAN_MAX}")
+        if entry.min_id is not None and entry.max_id is not None and entry.min_id > entry.max_id:
+            raise ConfigError(f"{where}: minID {entry.min_id} is greater than maxID {entry.max_id}")
+    if conf.vlan and conf.gateway:
+        check_ifname(conf.gateway_link, "the VLAN gateway's interface name, made of 'bridge' and 'vlan',", ConfigError)
+
+
+def _container_mac(conf: Conf, call: Call) -> str:
+    """The container's hardware address: runtimeConfig before args before CNI_ARGS, else one that follows from the
+    attachment.
+    """
+    given = conf.runtime_config.mac or conf.args.cni.mac
+    if given:
+        return given
+    if "MAC" in call.args:
+        try:
+            return parse_mac(call.args["MAC"])
+        except ValueError as error:
+            raise EnvError(f"invalid MAC in CNI_ARGS: {error}") from error
+    return call.owner.mac("container")
+
+
+def _result(conf: Conf, call: Call, lease: Result) -> Result:
+    interfaces = [
+        Interface(name=conf.bridge),
+        Interface(name=call.owner.host_veth, mac=call.owner.mac("host"), mtu=conf.mtu),
+        Interface(name=call.ifname, mac=_container_mac(conf, call), mtu=conf.mtu, sandbox=call.netns),
+    ]
+    if conf.vlan and conf.gateway:
+        interfaces.append(Interface(name=conf.gateway_link))
+    result = Result(
+        interfaces=tuple(interfaces),
+        ips=gateway.with_gateways(lease.ips, CONTAINER, conf.gateway),
+        routes=lease.routes,
+        dns=conf.dns if conf.dns != Dns() else lease.dns,
+    )
+    return msgspec.structs.replace(result, routes=default_routes(result)) if conf.is_default_gateway else result
+
+
+def _plan_bridge(conf: Conf, bridge: Link | None) -> Plan:
+    quiet = SetSysctls(side=HOST, values=((f"net/ipv6/conf/{conf.bridge}/accept_ra", "0"),))
+    if bridge is None:
+        plan: Plan = [CreateBridge(name=conf.bridge, mtu=conf.mtu, vlan_filtering=conf.filters_vlans), quiet]
+        if conf.promisc_mode:
+            plan.append(SetLink(shared=True, side=HOST, name=conf.bridge, promisc=True))
+        return plan
+    if bridge.kind != "bridge":
+        raise CNIError(f"{conf.bridge!r} already exists but is not a bridge", "name another bridge, or remove it")
+    wanted = {
+        "up": True if not bridge.up else None,
+        "promisc": True if conf.promisc_mode and not bridge.promisc else None,
+        "vlan_filtering": True if conf.filters_vlans and not bridge.vlan_filtering else None,
+    }
+    changes = {key: value for key, value in wanted.items() if value is not None}
+    return [quiet] + ([SetLink(shared=True, side=HOST, name=conf.bridge, **changes)] if changes else [])
+
+
+def _plan_port(conf: Conf, call: Call, result: Result) -> Plan:
+    host_end, container = result.interfaces[1], result.interfaces[CONTAINER]
+    plan: Plan = [
+        CreateVeth(
+            name=host_end.name,
+            mac=host_end.mac,
+            peer=call.ifname,
+            peer_mac=container.mac,
+            mtu=conf.mtu,
+            bridge=conf.bridge,
+            hairpin=conf.hairpin_mode,
+            isolated=conf.port_isolation,
+            label=call.owner.label,
+        ),
+        SetSysctls(side=HOST, values=((f"net/ipv6/conf/{host_end.name}/accept_ra", "0"),)),
+    ]
+    if conf.port_pvid:
+        plan.append(
+            SetVlans(name=host_end.name, pvid=conf.port_pvid, tagged=conf.trunk_ranges, keep=conf.preserve_default_vlan)
+        )
+    return plan
+
+
+def _plan_gateway(conf: Conf, call: Call, facts: Facts, result: Result) -> Plan:
+    wanted = gateway.gateway_cidrs(result)
+    plan: Plan = []
+    if conf.vlan and facts.gateway_link is None:
+        port = "veth" + call.owner.digest(f"gateway {conf.gateway_link}").hex()[:8]
+        plan.append(CreateVlanGateway(name=conf.gateway_link, port=port, bridge=conf.bridge, vid=conf.vlan))
+    elif facts.gateway_link is not None and not facts.gateway_link.up and conf.vlan:
+        plan.append(SetLink(shared=True, side=HOST, name=conf.gateway_link, up=True))
+    plan += gateway.plan_gateways(conf.gateway_link, conf.bridge, wanted, facts.gateway_addresses, conf.force_address)
+    if facts.bridge is not None and not conf.vlan and any(address not in facts.gateway_addresses for address in wanted):
+        plan.append(PinMac(name=conf.bridge))
+    return plan
+
+
+def _check_bridge(conf: Conf, facts: Facts) -> list[str]:
+    bridge = facts.bridge
+    if bridge is None:
+        return [f"bridge {conf.bridge} is gone"]
+    if bridge.kind != "bridge":
+        return [f"{conf.bridge} is no bridge any more but of kind {bridge.kind!r}"]
+    problems = [] if bridge.up else [f"bridge {conf.bridge} is down"]
+    if conf.promisc_mode and not bridge.promisc:
+        problems.append(f"bridge {conf.bridge} is not in promiscuous mode")
+    if conf.filters_vlans and not bridge.vlan_filtering:
+        problems.append(f"bridge {conf.bridge} does not filter VLANs")
+    return problems
+
+
+def _check_port(conf: Conf, facts: Facts) -> list[str]:
+    port = facts.host_veth
+    if port is None:
+        return ["the host's end of the veth is gone"]
+    problems = []
+    if facts.bridge is not None and port.master != facts.bridge.index:
+        problems.append(f"{port.name} is not a port of bridge {conf.bridge}")
+    if not port.up:
+        problems.append(f"{port.name} is down")
+    for what, wanted, seen in (
+        ("hairpin mode", conf.hairpin_mode, port.hairpin),
+        ("port isolation", conf.port_isolation, port.isolated),
+    ):
+        if wanted != seen:
+            problems.append(f"{what} of {port.name} is {'on' if seen else 'off'}, expected {'on' if wanted else 'off'}")
+    if conf.port_pvid:
+        problems += _check_vlans(conf, port.name, facts.vlans)
+    return problems
+
+
+def _check_vlans(conf: Conf, port: str, seen: tuple[Vlan, ...]) -> list[str]:
+    present = {vlan.vid: vlan for vlan in seen}
+    tagged = [vid for low, high in conf.trunk_ranges for vid in range(low, high + 1) if vid != conf.port_pvid]
+    missing = [vid for vid in tagged if vid not in present]
+    problems = [f"tagged VLANs {missing} are gone from {port}"] if missing else []
+    pvid = present.get(conf.port_pvid)
+    if pvid is None or not (pvid.pvid and pvid.untagged):
+        problems.append(f"VLAN {conf.port_pvid} is not the untagged VLAN of {port} any more")
+    return problems
+
+
+def _check_gateway(conf: Conf, facts: Facts, prev: Result) -> list[str]:
+    problems = [
+        f"gateway address {address} is gone from {conf.gateway_link}"
+        for address in gateway.gateway_cidrs(prev)
+        if address not in facts.gateway_addresses
+    ]
+    families = {is_v6(ip.address) for ip in prev.ips if ip.gateway is not None}
+    return problems + [
+        f"forwarding is off: {FORWARDING[v6]} is not 1" for v6 in sorted(families) if not facts.forwarding[int(v6)]
+    ]
