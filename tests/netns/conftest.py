@@ -31,9 +31,7 @@ DEFAULT_ROUTES = [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}]
 BACKENDS = [
     pytest.param(
         "nftables",
-        marks=pytest.mark.known_reference_failure(
-            "ipMasqBackend is later than 1.1.1: it masquerades by iptables"
-        ),
+        marks=pytest.mark.known_reference_failure("ipMasqBackend is later than 1.1.1: it masquerades by iptables"),
     ),
     "iptables",
 ]
@@ -116,11 +114,7 @@ class Attachment:
     def host_veth(self) -> str:
         """The host end of the pod's interface, found by interface index, as the kernel knows it."""
         inside = observe.links(self.lab.node, pod=self.pod)[self.ifname]
-        found = [
-            name
-            for name, link in observe.links(self.lab.node).items()
-            if link["ifindex"] == inside["link_index"]
-        ]
+        found = [name for name, link in observe.links(self.lab.node).items() if link["ifindex"] == inside["link_index"]]
         assert found, f"{self.ifname} of {self.pod} has no host end in the node"
         return found[0]
 

@@ -23,9 +23,7 @@ def test_a_node_is_private(node: Node) -> None:
     assert not Path(path).exists() and node.path(path).exists()
     assert node.path("/var/lib/cni/file").read_text() == "kept\n"
     assert not Path("/var/lib/cni/file").exists()
-    assert (
-        "br7" not in subprocess.run(["ip", "-br", "link"], capture_output=True, text=True, check=True).stdout
-    )
+    assert "br7" not in subprocess.run(["ip", "-br", "link"], capture_output=True, text=True, check=True).stdout
 
 
 def test_closing_a_node_ends_what_runs_in_it() -> None:

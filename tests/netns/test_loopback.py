@@ -94,9 +94,7 @@ def test_prev_result_is_passed_on(lab: Lab, version: str) -> None:
     before = {
         "cniVersion": version,
         "interfaces": [{"name": "eth0", "mac": "02:00:00:00:00:01", "sandbox": "/run/netns/x"}],
-        "ips": [
-            {**({"version": "4"} if version == "0.4.0" else {}), "interface": 0, "address": "10.0.0.2/24"}
-        ],
+        "ips": [{**({"version": "4"} if version == "0.4.0" else {}), "interface": 0, "address": "10.0.0.2/24"}],
         "routes": [{"dst": "0.0.0.0/0", "gw": "10.0.0.1"}],
         "dns": {"domain": "example.net"},
     }
