@@ -1,0 +1,132 @@
+"""Leasing step by step: an owner's earlier leases, the choice, the writing, and what is said when there is no address.
+
+It works on any ``Store``, so it does the same on disk, on an index in memory and on a fake. The reference's wording of errors
+is kept, because clients match on it; what follows it says what to do.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cni.spec.errors import CNIError, TryAgain
+from ipam.allocate import Choice, Refusal, Why, choose
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence, Set
+
+    from cni.spec.addresses import Ip
+    from cni.spec.owner import Owner
+    from ipam.leases import Lease
+    from ipam.ranges import RangeSet
+    from ipam.store import Store
+
+ENLARGE = "remove attachments that are not in use any more (CNI GC does), or add a range to the set"
+
+
+def lease(
+    leases: Store,
+    sets: Sequence[RangeSet],
+    wanted: Sequence[Ip],
+    owner: Owner,
+    booted: Callable[[], float],
+    notes: list[str],
+) -> tuple[Choice, ...]:
+    """An address from each set for ``owner``, written to the store. CNIError when there is none, and then nothing is written.
+
+    ``booted`` tells when this boot began. A lease of an earlier boot is in nobody's use: it is taken back when its owner
+    comes again, or for want of any other address, the oldest first.
+    """
+    former = _former(leases, sets, owner, booted)
+    taken = leases.taken() - {str(held.address) for held in former} if former else leases.taken()
+    outcome = choose_in(leases, sets, wanted, taken, booted)
+    if isinstance(outcome, Refusal):
+        raise _refused(outcome, leases, sets)
+    for held in former:
+        leases.release(held.address)
+        notes.append(f"{held.address} was leased to the same {held} before this boot; taken back")
+    for choice in outcome:
+        if choice.reclaimed:
+            notes.append(f"{choice.address} was leased to {leases.lease(choice.address)} before this boot; taken back")
+            leases.release(choice.address)
+    _write(leases, outcome, owner, notes)
+    return outcome
+
+
+def choose_in(
+    leases: Store, sets: Sequence[RangeSet], wanted: Sequence[Ip], taken: Set[str], booted: Callable[[], float]
+) -> tuple[Choice, ...] | Refusal:
+    """The choice as the store stands, nothing written. Times of leases are only looked at when nothing is free."""
+    last = [leases.last_reserved(index) for index in range(len(sets))]
+    outcome = choose(sets, taken, last, wanted)
+    if isinstance(outcome, Refusal) and outcome.why in (Why.EXHAUSTED, Why.UNAVAILABLE):
+        return choose(sets, taken, last, wanted, _of_earlier_boots(leases, booted()))
+    return outcome
+
+
+def release(leases: Store, address: Ip, problems: list[str]) -> bool:
+    """Release an address; False, and a line in ``problems``, when that failed. So one failure does not keep the rest back."""
+    try:
+        leases.release(address)
+    except CNIError as error:
+        problems.append(str(error))
+        return False
+    return True
+
+
+def _former(leases: Store, sets: Sequence[RangeSet], owner: Owner, booted: Callable[[], float]) -> list[Lease]:
+    """The owner's leases of an earlier boot; CNIError when it has one of this boot in some set."""
+    former = []
+    for held in leases.held_by(owner):
+        index = next((index for index, pool in enumerate(sets) if held.address in pool), None)
+        if leases.written(held.address) < booted():
+            former.append(held)
+        elif index is not None:
+            raise CNIError(
+                f"failed to allocate for range {index}: {held.address} has been allocated to {held.container_id},"
+                " duplicate allocation is not allowed",
+                f"it is leased to {held}; DEL that attachment first",
+            )
+    return former
+
+
+def _of_earlier_boots(leases: Store, booted: float) -> list[Ip]:
+    times = sorted((leases.written(held.address), str(held.address), held.address) for held in leases.leases())
+    return [address for written, _, address in times if written < booted]
+
+
+def _write(leases: Store, choices: Sequence[Choice], owner: Owner, notes: list[str]) -> None:
+    """Reserve what was chosen. When that fails, what this very call reserved is released, and nothing else."""
+    reserved: list[Ip] = []
+    try:
+        for choice in choices:
+            if not leases.reserve(choice.address, owner):
+                raise TryAgain(
+                    f"failed to allocate for range {choice.index}: {choice.address} was taken at this moment",
+                    "some program writes leases without holding the lock; repeat the call",
+                )
+            reserved.append(choice.address)
+            leases.remember(choice.index, choice.address)
+    except BaseException:
+        for address in reserved:
+            release(leases, address, notes)
+        raise
+
+
+def _refused(refusal: Refusal, leases: Store, sets: Sequence[RangeSet]) -> CNIError:
+    if refusal.why is Why.UNPLACED:
+        return CNIError(
+            f"failed to allocate all requested IPs: {' '.join(map(str, refusal.addresses))}",
+            f"the range sets are {'; '.join(map(str, sets))}, and each gives one address",
+        )
+    pool = sets[refusal.index]
+    where = f"failed to allocate for range {refusal.index}: "
+    if refusal.why is Why.EXHAUSTED:
+        return CNIError(f"{where}no IP addresses available in range set: {pool}", ENLARGE)
+    (address,) = refusal.addresses
+    if refusal.why is Why.GATEWAY:
+        return CNIError(f"{where}requested ip {address} is subnet's gateway", "request another address")
+    holder = leases.lease(address)
+    return CNIError(
+        f"{where}requested IP address {address} is not available in range set {pool}",
+        f"it is leased to {holder}" if holder else "its place in the store is taken by a file that is not a lease",
+    )

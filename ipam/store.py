@@ -1,0 +1,242 @@
+"""The leases of a network on disk, byte for byte as the reference keeps them; the only code that knows the folder's files.
+
+``<dataDir>/<network>/`` holds a file for each leased address (``ipam.leases`` has its format), ``last_reserved_ip.<index>``
+for each range set, and ``lock``. Both kinds of executable may work on one folder at once, because everything is written under
+the reference's lock. What is better here: a lease appears whole or not at all (``ipam.folder``), and a file that is empty while
+we hold the lock is what a crash left, so its address is free.
+
+Callers open a store with ``for_writing`` or ``for_reading`` in a ``with`` block. They decide, the store does. ``Store`` says
+what they may rely on: another implementation (an index in memory, a fake) does the same.
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING, Protocol
+
+from cni.spec.errors import InputError, TryAgain
+from ipam.folder import LOCK, UNFINISHED, Folder
+from ipam.leases import BLANK, Lease, content_of, legacy_content_of, read_address, read_lease
+from ipam.lock import PATIENCE_S, Busy
+
+if TYPE_CHECKING:
+    from collections.abc import Set
+    from types import TracebackType
+
+    from cni.spec.addresses import Ip
+    from cni.spec.owner import Owner
+
+LAST_RESERVED = "last_reserved_ip."
+ADDRESS_CHARACTERS = "0123456789abcdef.:"
+
+# No lease is near this long (a container id has 64 characters); a longer file is not one.
+LONGEST = 1024
+
+
+class Store(Protocol):
+    """The leases of one network while they are open. Every method may raise CNIError."""
+
+    def taken(self) -> Set[str]:
+        """The addresses, as text, in whose place there is anything but an empty file."""
+
+    def held_by(self, owner: Owner) -> list[Lease]:
+        """The leases of the owner's interface, and those of the oldest format with its container id."""
+
+    def lease(self, address: Ip) -> Lease | None:
+        """The lease of one address."""
+
+    def leases(self) -> list[Lease]:
+        """Every lease, in no order."""
+
+    def written(self, address: Ip) -> float:
+        """When a lease was made, in seconds of the epoch by the clock of then; infinite when there is none."""
+
+    def reserve(self, address: Ip, owner: Owner) -> bool:
+        """Lease an address; False when it is taken."""
+
+    def release(self, address: Ip) -> bool:
+        """Give an address back; False when it was not leased."""
+
+    def blank(self) -> list[Ip]:
+        """The addresses whose lease a crash left empty. They are free, and ``release`` removes the file."""
+
+    def last_reserved(self, index: int) -> Ip | None:
+        """The address leased last from a range set, for the round robin."""
+
+    def remember(self, index: int, address: Ip) -> None:
+        """Set what ``last_reserved`` tells."""
+
+
+class DiskStore:
+    """The store in a folder. ``notes`` receives a line for each thing there that is not what it should be."""
+
+    def __init__(self, folder: Folder, notes: list[str]) -> None:
+        self._folder = folder
+        self._notes = notes
+        self._blank: set[str] = set()
+        self._seen: dict[str, bytes | None] | None = None
+
+    def __enter__(self) -> DiskStore:
+        try:
+            self._folder.__enter__()
+        except Busy as error:
+            raise TryAgain(
+                f"cannot lock {self._folder.path}/{LOCK}: another process has held it for too long",
+                "repeat the call; `fuser -v` with this file shows who holds it",
+            ) from error
+        except OSError as error:
+            raise self._failed("open the lease folder", "", error) from error
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        self._seen = None
+        self._folder.__exit__(kind, value, trace)
+
+    def taken(self) -> Set[str]:
+        """See Store."""
+        return self._contents().keys()
+
+    def held_by(self, owner: Owner) -> list[Lease]:
+        """See Store. One pass over the folder; an index would answer this without any."""
+        exact, legacy = content_of(owner), legacy_content_of(owner)
+        found = [(name, seen) for name, seen in self._contents().items() if seen in (exact, legacy)]
+        return [lease for name, seen in found if (lease := read_lease(name, seen or b""))]
+
+    def lease(self, address: Ip) -> Lease | None:
+        """See Store. Reads one file."""
+        try:
+            return read_lease(str(address), self._folder.read(str(address), LONGEST))
+        except OSError:
+            return None
+
+    def leases(self) -> list[Lease]:
+        """See Store."""
+        found = []
+        for name, seen in self._contents().items():
+            lease = read_lease(name, seen or b"")
+            if lease is not None:
+                found.append(lease)
+            elif seen is not None:
+                self._note(name, "does not say whose lease it is")
+        return found
+
+    def written(self, address: Ip) -> float:
+        """See Store. The file's time of modification."""
+        try:
+            return self._folder.written(str(address))
+        except OSError:
+            return float("inf")
+
+    def reserve(self, address: Ip, owner: Owner) -> bool:
+        """See Store."""
+        name, content = str(address), content_of(owner)
+        try:
+            if not self._create(name, content):
+                return False
+        except OSError as error:
+            raise self._failed("write the lease", name, error) from error
+        if self._seen is not None:
+            self._seen[name] = content
+        self._blank.discard(name)
+        return True
+
+    def release(self, address: Ip) -> bool:
+        """See Store."""
+        name = str(address)
+        try:
+            existed = self._folder.remove(name)
+        except OSError as error:
+            raise self._failed("remove the lease", name, error) from error
+        if self._seen is not None:
+            self._seen.pop(name, None)
+        self._blank.discard(name)
+        return existed
+
+    def blank(self) -> list[Ip]:
+        """See Store."""
+        self._contents()
+        return [address for name in self._blank if (address := read_address(name))]
+
+    def last_reserved(self, index: int) -> Ip | None:
+        """See Store. A file that makes no sense is as good as none."""
+        try:
+            return read_address(self._folder.read(f"{LAST_RESERVED}{index}", LONGEST).decode("ascii", "replace").strip())
+        except OSError:
+            return None
+
+    def remember(self, index: int, address: Ip) -> None:
+        """See Store."""
+        name = f"{LAST_RESERVED}{index}"
+        try:
+            self._folder.replace(name, str(address).encode())
+        except OSError as error:
+            raise self._failed("write", name, error) from error
+
+    def _create(self, name: str, content: bytes) -> bool:
+        for _ in range(2):
+            try:
+                self._folder.create(name, content)
+                return True
+            except FileExistsError:
+                if not self._is_blank(name):
+                    return False
+                self._folder.remove(name)
+        return False
+
+    def _is_blank(self, name: str) -> bool:
+        try:
+            return not self._folder.read(name, LONGEST).strip(BLANK)
+        except FileNotFoundError:
+            return True
+        except OSError:
+            return False
+
+    def _contents(self) -> dict[str, bytes | None]:
+        """Every name that stands for an address, with what the file says; None for what is no readable file. One pass."""
+        if self._seen is not None:
+            return self._seen
+        try:
+            names = self._folder.names()
+        except OSError as error:
+            raise self._failed("list the lease folder", "", error) from error
+        contents, failed = self._folder.read_all([name for name in names if self._is_address(name)], LONGEST)
+        self._seen = {name: text for name, content in contents.items() if (text := content.strip(BLANK))}
+        self._blank = contents.keys() - self._seen.keys()
+        for name, reason in failed.items():
+            if not isinstance(reason, FileNotFoundError):
+                self._seen[name] = None
+                self._note(name, f"cannot be read ({reason.strerror}); its address counts as taken")
+        return self._seen
+
+    def _is_address(self, name: str) -> bool:
+        """Whether a name may stand for an address. Of other names the ones that nobody put there on purpose are noted."""
+        if not name.strip(ADDRESS_CHARACTERS):
+            return True
+        if name == UNFINISHED and self._folder.locked:
+            self._folder.remove(name)
+        elif name not in (LOCK, UNFINISHED) and not name.startswith(LAST_RESERVED):
+            self._note(name, "is not a lease and is ignored")
+        return False
+
+    def _note(self, name: str, what: str) -> None:
+        self._notes.append(f"{name!r} in {self._folder.path} {what}")
+
+    def _failed(self, attempt: str, name: str, error: OSError) -> InputError:
+        path = f"{self._folder.path}/{name}".rstrip("/")
+        advice = {
+            errno.ENOSPC: "make room on this file system",
+            errno.EDQUOT: "the quota of this file system is used up",
+            errno.EROFS: "set ipam.dataDir to a folder on a writable file system",
+            errno.ENOTDIR: "something on this path is not a folder; move it away or change ipam.dataDir",
+        }.get(error.errno or 0, "")
+        return InputError(f"cannot {attempt} {path}: {error.strerror}", advice)
+
+
+def for_writing(path: str, notes: list[str], *, create: bool, patience_s: float = PATIENCE_S) -> DiskStore:
+    """The store of a folder, under its lock. Without ``create`` a missing folder is a store without leases."""
+    return DiskStore(Folder(path, locked=True, create=create, patience_s=patience_s), notes)
+
+
+def for_reading(path: str, notes: list[str]) -> DiskStore:
+    """The store of a folder as it is at the moment, without waiting for anybody; nothing is created."""
+    return DiskStore(Folder(path, locked=False, create=False), notes)
