@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 # What an executable script of ours contains: pip's console scripts and the wrappers of a checkout.
 _SCRIPT_MARKS = (b"cni.oneshot", b"-m cni ")
 
-# An executable that is being replaced cannot run for a moment; libcni tries as often (reference.md 3.2).
+# An executable that is being replaced cannot run for a moment; libcni tries as often.
 _BUSY_TRIES, _BUSY_PAUSE_S = 6, 1.0
 
 

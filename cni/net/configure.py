@@ -50,8 +50,7 @@ def default_routes(lease: Result) -> tuple[Route, ...]:
     """The lease's routes with a default route through the gateway of each family, where no default route names its own next
     hop.
 
-    A default route without a next hop becomes that route; the reference adds a second one beside it and fails (reference.md
-    10.2).
+    A default route without a next hop becomes that route; the reference adds a second one beside it and fails.
     """
     wanted: dict[bool, Ip] = {}
     for ip in lease.ips:

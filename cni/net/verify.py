@@ -2,8 +2,7 @@
 
 Additions are tolerated, for chained plugins make them: more addresses, more routes, routes moved to another table (sbr,
 vrf). The
-reference looks at the main table only and at the presence of a connected route, which fails for /32 and for such chains
-(reference.md 5.4).
+reference looks at the main table only and at the presence of a connected route, which fails for /32 and for such chains.
 """
 
 from __future__ import annotations

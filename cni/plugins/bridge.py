@@ -1,17 +1,18 @@
 """bridge: one veth for each attachment, its host end a port of a Linux bridge; with IPAM, the bridge can be the pods' gateway.
 
-Keys, results and messages are the reference's (reference.md 6.1), so that configurations and clients move over unchanged. On
+Keys, results and messages are the reference's, so that configurations and clients move over unchanged. On
 purpose different: a failed ADD takes back all it made; VLANs on a bridge without VLAN filtering take effect or are refused,
 never silently ineffective; CHECK looks at everything that ADD did; GC and STATUS mean something.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import msgspec
+from msgspec import Meta
 
-from cni.net import gateway, verify
+from cni.net import gateway, verify, vlans
 from cni.net.configure import check_mtu, default_routes, plan_interface
 from cni.net.facts import Link, RouteSeen, Vlan
 from cni.net.ops import (
@@ -29,6 +30,7 @@ from cni.net.ops import (
     SetSysctls,
     SetVlans,
 )
+from cni.net.vlans import Trunk
 from cni.nft import masquerade, spoof
 from cni.spec.addresses import Cidr, Mac, is_v6, parse_mac
 from cni.spec.conf import Dns, Ipam, NetConf, check_ifname, read
@@ -42,21 +44,12 @@ if TYPE_CHECKING:
 
 CREATES_INTERFACE = True
 
-VLAN_MAX = 4094
 MTU_RANGE = range(68, 65536)
 
 # The container's place in the result's list of interfaces: after the bridge and the host's end.
 CONTAINER = 2
 
 FORWARDING = {False: "net/ipv4/ip_forward", True: "net/ipv6/conf/all/forwarding"}
-
-
-class Trunk(msgspec.Struct, frozen=True):
-    """An entry of ``vlanTrunk``: a range, or a single id, or both."""
-
-    min_id: int | None = msgspec.field(name="minID", default=None)
-    max_id: int | None = msgspec.field(name="maxID", default=None)
-    id: int | None = None
 
 
 class CniArgs(msgspec.Struct, frozen=True):
@@ -81,27 +74,41 @@ class RuntimeConfig(msgspec.Struct, frozen=True):
 
 
 class Conf(NetConf, frozen=True, kw_only=True, rename="camel"):
-    """The keys of bridge; docs/plugins/bridge.md says what each does."""
+    """The keys of bridge."""
 
-    bridge: str = "cni0"
-    is_gateway: bool = False
-    is_default_gateway: bool = False
-    force_address: bool = False
-    ip_masq: bool = False
-    ip_masq_backend: str = ""
-    mtu: int = 0
-    hairpin_mode: bool = False
-    promisc_mode: bool = False
-    vlan: int = 0
-    vlan_trunk: tuple[Trunk, ...] | None = None
-    preserve_default_vlan: bool = False
-    macspoofchk: bool = False
-    enabledad: bool = False
-    disable_container_interface: bool = False
-    port_isolation: bool = False
-    ipam: Ipam = Ipam()
-    args: Args = Args()
-    runtime_config: RuntimeConfig = RuntimeConfig()
+    bridge: Annotated[str, Meta(description="Name of the bridge; created when it is not there.")] = "cni0"
+    is_gateway: Annotated[
+        bool, Meta(description="Give the bridge the gateway address of the pods' subnet and switch forwarding on.")
+    ] = False
+    is_default_gateway: Annotated[bool, Meta(description="As isGateway, and make it the pods' default route.")] = False
+    force_address: Annotated[
+        bool, Meta(description="Replace an address of the bridge that is in the gateway's way, instead of failing.")
+    ] = False
+    ip_masq: Annotated[bool, Meta(description="Masquerade what pods send to destinations outside their subnet.")] = False
+    ip_masq_backend: Annotated[str, Meta(description="How to masquerade: nftables (the default) or iptables.")] = ""
+    mtu: Annotated[int, Meta(description="MTU of the veth and of a bridge created for it; 0 is the kernel's default.")] = 0
+    hairpin_mode: Annotated[
+        bool, Meta(description="Let a pod reach itself through the bridge, for example by a service's address.")
+    ] = False
+    promisc_mode: Annotated[bool, Meta(description="Put the bridge into promiscuous mode; excludes hairpinMode.")] = False
+    vlan: Annotated[int, Meta(description="VLAN of the pod, untagged on its port; the bridge then filters VLANs.")] = 0
+    vlan_trunk: Annotated[tuple[Trunk, ...] | None, Meta(description="VLANs that reach the pod tagged.")] = None
+    preserve_default_vlan: Annotated[bool, Meta(description="Keep the port's default VLAN beside vlan and vlanTrunk.")] = False
+    macspoofchk: Annotated[bool, Meta(description="Drop frames of the pod that carry another source address than its own.")] = (
+        False
+    )
+    enabledad: Annotated[
+        bool, Meta(description="Have IPv6 addresses tested for duplicates; costs one to two seconds a pod.")
+    ] = False
+    disable_container_interface: Annotated[bool, Meta(description="Leave the pod's interface down; not with IPAM.")] = False
+    port_isolation: Annotated[bool, Meta(description="Keep pods of this bridge from reaching each other directly.")] = False
+    ipam: Annotated[Ipam, Meta(description="Who gives addresses; without it the network is layer 2 only.")] = Ipam()
+    args: Annotated[
+        Args, Meta(description="What an orchestrator passes along; args.cni.mac is the pod's hardware address.")
+    ] = Args()
+    runtime_config: Annotated[RuntimeConfig, Meta(description="Set by the runtime for declared capabilities; here mac.")] = (
+        RuntimeConfig()
+    )
 
     @property
     def gateway(self) -> bool:
@@ -124,29 +131,14 @@ class Conf(NetConf, frozen=True, kw_only=True, rename="camel"):
         return f"{self.bridge}.{self.vlan}" if self.vlan else self.bridge
 
     @property
-    def trunk_ranges(self) -> tuple[tuple[int, int], ...]:
-        """The tagged VLANs as ascending ranges that do not touch."""
-        ids = sorted(
-            {
-                vid
-                for entry in self.vlan_trunk or ()
-                for low, high in ((entry.min_id, entry.max_id), (entry.id, entry.id))
-                if low is not None and high is not None
-                for vid in range(low, high + 1)
-            }
-        )
-        ranges: list[tuple[int, int]] = []
-        for vid in ids:
-            if ranges and ranges[-1][1] == vid - 1:
-                ranges[-1] = (ranges[-1][0], vid)
-            else:
-                ranges.append((vid, vid))
-        return tuple(ranges)
+    def tagged(self) -> tuple[tuple[int, int], ...]:
+        """The port's tagged VLANs as ranges."""
+        return vlans.ranges(self.vlan_trunk or ())
 
     @property
     def port_pvid(self) -> int:
         """The port's untagged VLAN: the configured one; 1 beside a trunk; 0 leaves the kernel's default."""
-        return self.vlan or (1 if self.trunk_ranges else 0)
+        return self.vlan or (1 if self.tagged else 0)
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
@@ -159,7 +151,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     container_addresses: tuple[Cidr, ...] = ()
     container_routes: tuple[RouteSeen, ...] = ()
     host_veth: Link | None = None
-    vlans: tuple[Vlan, ...] = ()
+    port_vlans: tuple[Vlan, ...] = ()
     forwarding: tuple[bool, ...] = ()
     masquerade: masquerade.Facts
     spoof: spoof.Facts
@@ -205,7 +197,7 @@ def look(conf: Conf, call: Call, host: Host, known: Result | None) -> Facts:
         gateway_link=link,
         gateway_addresses=host.root.addresses(conf.gateway_link) if conf.gateway and link is not None else (),
         container_routes=host.sandbox.routes(call.ifname) if checking and host.sandbox is not None else (),
-        vlans=host.root.vlans(host_veth.name) if checking and conf.filters_vlans and host_veth is not None else (),
+        port_vlans=host.root.vlans(host_veth.name) if checking and conf.filters_vlans and host_veth is not None else (),
         forwarding=tuple(host.sysctl(HOST, FORWARDING[v6]) == "1" for v6 in (False, True)) if checking else (),
     )
 
@@ -340,21 +332,7 @@ def _validate(conf: Conf) -> None:
         raise ConfigError("cannot use IPAM when disableContainerInterface flag is set")
     if conf.ip_masq_backend not in ("", "nftables", "iptables"):
         raise ConfigError(f"invalid ipMasqBackend {conf.ip_masq_backend!r}: expected nftables or iptables")
-    _validate_vlans(conf)
-
-
-def _validate_vlans(conf: Conf) -> None:
-    if not 0 <= conf.vlan <= VLAN_MAX:
-        raise ConfigError(f"invalid VLAN ID {conf.vlan} (must be between 0 and {VLAN_MAX})")
-    for index, entry in enumerate(conf.vlan_trunk or ()):
-        where = f"vlanTrunk[{index}]"
-        if (entry.min_id is None) != (entry.max_id is None):
-            raise ConfigError(f"{where}: minID and maxID should be configured simultaneously")
-        for key, vid in (("minID", entry.min_id), ("maxID", entry.max_id), ("id", entry.id)):
-            if vid is not None and not 1 <= vid <= VLAN_MAX:
-                raise ConfigError(f"{where}: {key} {vid} is not between 1 and {VLAN_MAX}")
-        if entry.min_id is not None and entry.max_id is not None and entry.min_id > entry.max_id:
-            raise ConfigError(f"{where}: minID {entry.min_id} is greater than maxID {entry.max_id}")
+    vlans.validate(conf.vlan, conf.vlan_trunk or ())
     if conf.vlan and conf.gateway:
         check_ifname(conf.gateway_link, "the VLAN gateway's interface name, made of 'bridge' and 'vlan',", ConfigError)
 
@@ -426,9 +404,7 @@ def _plan_port(conf: Conf, call: Call, result: Result) -> Plan:
         SetSysctls(side=HOST, values=((f"net/ipv6/conf/{host_end.name}/accept_ra", "0"),)),
     ]
     if conf.port_pvid:
-        plan.append(
-            SetVlans(name=host_end.name, pvid=conf.port_pvid, tagged=conf.trunk_ranges, keep=conf.preserve_default_vlan)
-        )
+        plan.append(SetVlans(name=host_end.name, pvid=conf.port_pvid, tagged=conf.tagged, keep=conf.preserve_default_vlan))
     return plan
 
 
@@ -476,18 +452,7 @@ def _check_port(conf: Conf, facts: Facts) -> list[str]:
         if wanted != seen:
             problems.append(f"{what} of {port.name} is {'on' if seen else 'off'}, expected {'on' if wanted else 'off'}")
     if conf.port_pvid:
-        problems += _check_vlans(conf, port.name, facts.vlans)
-    return problems
-
-
-def _check_vlans(conf: Conf, port: str, seen: tuple[Vlan, ...]) -> list[str]:
-    present = {vlan.vid: vlan for vlan in seen}
-    tagged = [vid for low, high in conf.trunk_ranges for vid in range(low, high + 1) if vid != conf.port_pvid]
-    missing = [vid for vid in tagged if vid not in present]
-    problems = [f"tagged VLANs {missing} are gone from {port}"] if missing else []
-    pvid = present.get(conf.port_pvid)
-    if pvid is None or not (pvid.pvid and pvid.untagged):
-        problems.append(f"VLAN {conf.port_pvid} is not the untagged VLAN of {port} any more")
+        problems += vlans.check(port.name, conf.port_pvid, conf.tagged, facts.port_vlans)
     return problems
 
 

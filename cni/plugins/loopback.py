@@ -1,4 +1,4 @@
-"""loopback: brings up the sandbox's ``lo``. It ignores CNI_IFNAME, as the reference does (reference.md 6.3)."""
+"""loopback: brings up the sandbox's ``lo``. It ignores CNI_IFNAME, as the reference does."""
 
 from __future__ import annotations
 

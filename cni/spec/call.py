@@ -27,7 +27,7 @@ REQUIRED = {
 }
 
 # Keys of CNI_ARGS that some plugin of this suite reads. All of them are accepted by all plugins, because the runtime sends the
-# same string to every member of a chain; the Go bridge refuses ``IP=...`` that is meant for its own IPAM (reference.md 1.7).
+# same string to every member of a chain; the Go bridge refuses ``IP=...`` that is meant for its own IPAM.
 ARGS_KEYS = ("IP", "GATEWAY", "MAC")
 
 

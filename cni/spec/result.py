@@ -2,7 +2,7 @@
 
 Rendering gives the bytes of the reference (Go's encoding/json): four spaces, no trailing newline, ``<``, ``>``, ``&`` escaped;
 keys sorted for 1.x, in the order of the Go structs before. Where the reference prints a shape that contradicts the version
-(loopback, reference.md 2.3), the version wins.
+(loopback does), the version wins.
 """
 
 from __future__ import annotations
