@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from typing import TYPE_CHECKING
 
 from ipam.lock import PATIENCE_S, lock
@@ -68,11 +69,10 @@ class Folder:
         """At most ``size`` bytes of a regular file."""
         if self._folder == -1:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name)
-        descriptor = os.open(name, READ, dir_fd=self._folder)
-        try:
-            return os.read(descriptor, size)
-        finally:
-            os.close(descriptor)
+        contents, failed = self.read_all([name], size)
+        for error in failed.values():
+            raise error
+        return contents[name]
 
     def read_all(self, names: list[str], size: int) -> tuple[dict[str, bytes], dict[str, OSError]]:
         """The same for many files, as fast as it goes: this loop is what an ADD or DEL costs when there are many leases."""
@@ -83,7 +83,7 @@ class Folder:
             descriptor = -1
             try:
                 descriptor = open_(name, READ, dir_fd=folder)
-                contents[name] = read(descriptor, size)
+                contents[name] = read(descriptor, size) or _nothing(descriptor)
             except OSError as error:
                 failed[name] = error
             finally:
@@ -169,6 +169,13 @@ class Folder:
             raise
         finally:
             os.close(descriptor)
+
+
+def _nothing(descriptor: int) -> bytes:
+    """What an empty file reads as; a FIFO or a device reads so too, and is refused."""
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        raise OSError(errno.EINVAL, "not a regular file")
+    return b""
 
 
 def _write(descriptor: int, content: bytes) -> None:

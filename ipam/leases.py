@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 SEPARATOR = "\r\n"
 
+# No lease is as long as this (container ids have 64 characters), so reading that much reads all of one.
+LONGEST = 2048
+
 # A crash of the reference between creating a file and writing it leaves nothing in it, a power failure zeros.
 BLANK = b" \t\r\n\0"
 
@@ -66,7 +69,7 @@ def read_lease(name: str, content: bytes) -> Lease | None:
     """
     address = read_address(name)
     container_id, _, ifname = content.strip(BLANK).decode("utf-8", "replace").partition(SEPARATOR)
-    if address is None or not check_name(container_id.strip()):
+    if address is None or len(content) >= LONGEST or not check_name(container_id.strip()):
         return None
     return Lease(address, container_id.strip(), ifname.strip())
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cni.spec.errors import CNIError, TryAgain
+from cni.spec.errors import CNIError, EnvError, TryAgain
 from ipam.allocate import Choice, Refusal, Why, choose
+from ipam.leases import LONGEST, content_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence, Set
@@ -36,6 +37,8 @@ def lease(
     ``booted`` tells when this boot began. A lease of an earlier boot is in nobody's use: it is taken back when its owner
     comes again, or for want of any other address, the oldest first.
     """
+    if len(content_of(owner)) >= LONGEST:
+        raise EnvError("CNI_CONTAINERID is too long", f"with the interface name a lease holds less than {LONGEST} bytes")
     former = _former(leases, sets, owner, booted)
     taken = leases.taken() - {str(held.address) for held in former} if former else leases.taken()
     outcome = choose_in(leases, sets, wanted, taken, booted)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from cni.spec.errors import InputError, TryAgain
 from ipam.folder import LOCK, UNFINISHED, Folder
-from ipam.leases import BLANK, Lease, content_of, legacy_content_of, read_address, read_lease
+from ipam.leases import BLANK, LONGEST, Lease, content_of, legacy_content_of, read_address, read_lease
 from ipam.lock import PATIENCE_S, Busy
 
 if TYPE_CHECKING:
@@ -28,9 +28,6 @@ if TYPE_CHECKING:
 
 LAST_RESERVED = "last_reserved_ip."
 ADDRESS_CHARACTERS = "0123456789abcdef.:"
-
-# No lease is near this long (a container id has 64 characters); a longer file is not one.
-LONGEST = 1024
 
 
 class Store(Protocol):

@@ -1,0 +1,1 @@
+"""One suite for each door, run on the real thing and on its fake."""
