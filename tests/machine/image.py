@@ -46,6 +46,9 @@ SEARCH = "/usr/sbin:/usr/bin:/sbin:/bin"
 FOLDERS = ("/usr/lib/x86_64-linux-gnu/xtables", "/etc/iproute2", "/usr/share/iproute2", "/usr/lib/cni")
 FILES = ("/etc/protocols", "/etc/services", "/etc/ethertypes")
 
+# Module parameters: how many devices to make at once.
+NO_DEVICES = ("dummy numdummies", "ifb numifbs", "bonding max_bonds")
+
 # The parts of the standard library that no test needs, by name of file or folder: most of its size.
 UNUSED = frozenset(
     {"test", "tests", "idlelib", "lib2to3", "tkinter", "turtledemo", "ensurepip", "pydoc_data",
@@ -115,6 +118,8 @@ def _modules(files: Tree, kernel: Kernel) -> None:
     files.text(f"{folder}/modules.dep", dependencies)
     files.text(f"{folder}/modules.alias", aliases(kernel, modules))
     files.text(f"{folder}/modules.symbols", "")
+    # By themselves these make a device or two when they are loaded, with names that a test may want.
+    files.text("etc/modprobe.d/none.conf", "".join(f"options {option}=0\n" for option in NO_DEVICES))
 
 
 def _programs(files: Tree) -> None:
@@ -199,7 +204,7 @@ def _libraries(files: Tree) -> None:
 
 
 def _file(files: Tree, path: Path) -> None:
-    """A file under its own path, and the links on the way to it. In the machine /bin, /sbin, /lib* are links."""
+    """A file under its own path, and the links on the way to it; /bin, /sbin, /lib* are links already."""
     inside = re.sub(r"^/(s?bin|lib\w*)/", r"/usr/\1/", str(path))
     if inside in files:
         return

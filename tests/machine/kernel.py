@@ -9,12 +9,9 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import msgspec
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 # The package that always depends on the current cloud kernel, the smallest one Debian has.
 METAPACKAGE = "linux-image-cloud-amd64"
@@ -30,9 +27,9 @@ MODULES = (
     "nlmon",
     # nftables and iptables
     "nf_tables", "nft_.*", "nf_nat.*", "nf_conntrack", "nf_conntrack_netlink", "nf_conntrack_bridge",
-    "nf_log_syslog", "nf_flow_table.*", "nfnetlink", "nfnetlink_log", "nf_defrag_ipv[46]", "nf_reject_ipv[46]",
-    "nf_dup_.*", "ip_tables", "ip6_tables", "x_tables", "iptable_.*", "ip6table_.*", "ipt_REJECT",
-    "ip6t_REJECT", "xt_.*", "ip_set.*", "ip_vs", "ip_vs_rr",
+    "nf_log_syslog", "nf_flow_table.*", "nfnetlink", "nfnetlink_log", "nf_defrag_ipv[46]",
+    "nf_reject_ipv[46]", "nf_dup_.*", "ip_tables", "ip6_tables", "x_tables", "iptable_.*", "ip6table_.*",
+    "ipt_REJECT", "ip6t_REJECT", "xt_.*", "ip_set.*", "ip_vs", "ip_vs_rr",
     # traffic shaping
     "sch_(netem|htb|tbf|prio|ingress|sfq|fq)", "cls_(u32|matchall|flower|bpf|fw)",
     "act_(mirred|gact|police|skbedit)",
@@ -62,9 +59,7 @@ def unpacked(cache: Path) -> Kernel:
         _download(cache)
         found = _find(cache)
     if found is None:
-        raise KernelUnavailable(
-            f"the package {METAPACKAGE} left no kernel in {cache}: remove that folder and try again"
-        )
+        raise KernelUnavailable(f"the package {METAPACKAGE} left no kernel in {cache}: remove that folder and try again")
     return found
 
 

@@ -63,11 +63,17 @@ def cache_folder() -> Path:
     return Path(os.environ.get("PODWIRE_CACHE") or CHECKOUT / "build/cache").absolute() / "machine"
 
 
-def run(command: Sequence[str], say: Callable[[bytes], object], timeout_s: float = TIMEOUT_S) -> Outcome:
+def run(
+    command: Sequence[str],
+    say: Callable[[bytes], object],
+    *,
+    timeout_s: float = TIMEOUT_S,
+    reports: Path | None = None,
+) -> Outcome:
     """Run `command` in a new machine; `say` gets its output (stdout and stderr, interleaved) piece by piece.
 
-    "pytest" as first word means the guest environment's own. Raises Unavailable when a package is missing
-    here.
+    "pytest" as first word means the guest environment's own. What the command writes to $PODWIRE_REPORTS
+    appears in the file `reports` while it runs. Raises Unavailable when a package is missing here.
     """
     began = time.monotonic()
     if shutil.which(QEMU) is None:
@@ -81,7 +87,7 @@ def run(command: Sequence[str], say: Callable[[bytes], object], timeout_s: float
         except (Missing, KernelUnavailable) as error:
             raise Unavailable(str(error)) from error
         built = time.monotonic()
-        trouble = _emulate(_arguments(kernel, Path(folder)), say, timeout_s)
+        trouble = _emulate(_arguments(kernel, Path(folder), reports or Path(folder, "reports")), say, timeout_s)
         said = _read(Path(folder, "status")).strip()
         status = int(said) if said.isdigit() else None
         if status is None:
@@ -95,11 +101,13 @@ def _script(command: Sequence[str]) -> str:
     if words[:1] == ["pytest"]:
         # Results of earlier runs cannot be there, and a cache would be lost.
         words = [".venv/bin/python", "-m", "pytest", "-p", "no:cacheprovider", *words[1:]]
-    return f"export PODWIRE_MACHINE=1\nexec {shlex.join(words)}\n"
+    return f"export PODWIRE_MACHINE=1 PODWIRE_REPORTS=/dev/virtio-ports/reports\nexec {shlex.join(words)}\n"
 
 
-def _arguments(kernel: Kernel, folder: Path) -> list[str]:
+def _arguments(kernel: Kernel, folder: Path, reports: Path) -> list[str]:
     return [
+        # However this process ends, the emulator ends with it.
+        "setpriv", "--pdeathsig", "KILL",
         QEMU, "-accel", "tcg,thread=multi", "-machine", "q35", "-cpu", "max",
         "-smp", str(PROCESSORS), "-m", str(MEMORY_MB),
         "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-net", "none",
@@ -109,6 +117,8 @@ def _arguments(kernel: Kernel, folder: Path) -> list[str]:
         "-chardev", "stdio,id=output,signal=off", "-device", "virtserialport,chardev=output,name=output",
         "-chardev", f"file,id=status,path={folder / 'status'}",
         "-device", "virtserialport,chardev=status,name=status",
+        "-chardev", f"file,id=reports,path={reports}",
+        "-device", "virtserialport,chardev=reports,name=reports",
     ]  # fmt: skip
 
 
@@ -121,9 +131,7 @@ def _emulate(arguments: list[str], say: Callable[[bytes], object], timeout_s: fl
     deadline = time.monotonic() + timeout_s
     with (
         tempfile.TemporaryFile() as complaints,
-        subprocess.Popen(
-            arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=complaints
-        ) as machine,
+        subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=complaints) as machine,
         selectors.DefaultSelector() as ready,
     ):
         assert machine.stdout is not None
@@ -154,13 +162,13 @@ def main(arguments: Sequence[str]) -> int:
     if words[:1] == ["--timeout"] and len(words) > 1:
         timeout_s, words = float(words[1]), words[2:]
     if not words:
-        print(
-            "usage: python -m tests.machine.run [--timeout SECONDS] COMMAND [ARGUMENT ...]", file=sys.stderr
-        )
+        print("usage: python -m tests.machine.run [--timeout SECONDS] COMMAND [ARGUMENT ...]", file=sys.stderr)
         return 125
     try:
         outcome = run(
-            words, lambda piece: (sys.stdout.buffer.write(piece), sys.stdout.buffer.flush()), timeout_s
+            words,
+            lambda piece: (sys.stdout.buffer.write(piece), sys.stdout.buffer.flush()),
+            timeout_s=timeout_s,
         )
     except Unavailable as error:
         print(f"machine: {error}", file=sys.stderr)
