@@ -27,14 +27,8 @@ V6: Config = {"type": "host-local", "subnet": "fd00:10::/64"}
 DUAL: Config = {"type": "host-local", "ranges": [[{"subnet": "10.10.0.0/24"}], [{"subnet": "fd00:10::/64"}]]}
 DEFAULT_ROUTES = [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}]
 
-# Shapes of tests that are parametrized with the masquerade backends.
-BACKENDS = [
-    pytest.param(
-        "nftables",
-        marks=pytest.mark.known_reference_failure("ipMasqBackend is later than 1.1.1: it masquerades by iptables"),
-    ),
-    "iptables",
-]
+# 1.1.1 of the official plugins ignores ipMasqBackend and always masquerades by iptables.
+BACKENDS = ("nftables", "iptables")
 
 
 def bridge(ipam: Config | None = None, *, version: str = VERSION, name: str = "net", **keys: Any) -> Config:
