@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from cni.spec.addresses import Ip, parse_ip
 from cni.spec.errors import CNIError
-from cni.spec.owner import Owner
 from ipam.leases import Lease
+
+if TYPE_CHECKING:
+    from cni.spec.owner import Owner
 
 
 class FakeStore:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -12,8 +11,13 @@ from cni.spec.addresses import Ip, parse_ip
 from cni.spec.owner import Owner
 from ipam import store
 from ipam.leases import Lease
-from ipam.store import Store
 from tests.contract.fake_store import FakeStore
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from ipam.store import Store
 
 V4, V6 = parse_ip("10.1.0.5"), parse_ip("fd00::5")
 ONE, TWO = Owner("net", "one", "eth0"), Owner("net", "two", "eth0")

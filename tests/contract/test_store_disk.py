@@ -7,7 +7,7 @@ import os
 import socket
 import threading
 import time
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -16,6 +16,9 @@ from cni.spec.errors import InputError, TryAgain
 from cni.spec.owner import Owner
 from ipam import folder as folders
 from ipam import store
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 V4, V6 = parse_ip("10.1.0.5"), parse_ip("2001:db8::5")
 ONE = Owner("net", "one", "eth0")
@@ -56,7 +59,7 @@ def test_bytes_and_modes_are_the_references(tmp_path: Path, notes: list[str]) ->
         "lock": b"",
     }
     modes = {entry.name: entry.stat().st_mode & 0o7777 for entry in folder.iterdir()}
-    assert modes == {name: 0o600 for name in modes} | {"lock": 0o750}
+    assert modes == dict.fromkeys(modes, 384) | {"lock": 0o750}
     assert [path.stat().st_mode & 0o7777 for path in (folder, folder.parent, folder.parent.parent)] == [0o755] * 3
     assert (folder / "10.1.0.5").stat().st_nlink == 1
 
@@ -176,7 +179,7 @@ def test_a_linked_data_folder_is_followed(tmp_path: Path, folder: Path, notes: l
     assert (folder / str(V4)).exists()
 
 
-# -- a process that is killed, or fails, in the middle ----------------------------------------------------------------------------
+# -- a process that is killed, or fails, in the middle ------------------------------------------------------------------
 
 
 def test_what_a_killed_process_left_unfinished_is_removed(folder: Path, notes: list[str]) -> None:
@@ -197,7 +200,8 @@ def test_a_full_disk_leaves_nothing_torn(
 ) -> None:
     if not unnamed:
         monkeypatch.setattr("os.O_TMPFILE", os.O_TMPFILE | os.O_CREAT)
-    real, written = os.write, []
+    real = os.write
+    written: list[bytes] = []
 
     def write(descriptor: int, content: bytes) -> int:
         if written:
@@ -219,10 +223,10 @@ def test_a_full_disk_leaves_nothing_torn(
 def test_without_proc_a_lease_is_whole_too(folder: Path, notes: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     real = os.link
 
-    def link(source: str, name: str, **where: int) -> None:
+    def link(source: str, name: str, *, dst_dir_fd: int, src_dir_fd: int | None = None) -> None:
         if source.startswith("/proc/"):
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
-        real(source, name, **where)
+        real(source, name, dst_dir_fd=dst_dir_fd, src_dir_fd=src_dir_fd)
 
     monkeypatch.setattr("os.link", link)
     with writing(folder, notes) as leases:
@@ -248,7 +252,7 @@ def test_every_path_component_may_be_long_but_not_too_long(tmp_path: Path, notes
         pass
 
 
-# -- the lock ----------------------------------------------------------------------------------------------------------------------
+# -- the lock ------------------------------------------------------------------------------------------------------------
 
 
 def test_waiting_for_the_lock_has_an_end(folder: Path, notes: list[str]) -> None:
