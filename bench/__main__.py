@@ -14,6 +14,7 @@ import subprocess
 import sys
 from pathlib import Path
 from statistics import median, quantiles
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from bench.cases import CASES
@@ -25,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 def main() -> int:
     """Run the cases in a node and report."""
     options = _options()
-    peers = {"podwire": str(options.ours), "reference": str(options.reference)}
+    peers = {"podwire": str(options.ours.resolve()), "reference": str(options.reference.resolve())}
     for name, folder in peers.items():
         if not Path(folder, "bridge").exists():
             sys.exit(f"bench: no plugins of {name} in {folder} (make bundle; apt-get install containernetworking-plugins)")
@@ -57,8 +58,8 @@ def _measure(peers: dict[str, str], rounds: int, only: str) -> dict[str, dict[st
         if only not in case.name:
             continue
         print(f"  {case.name} …", end="", flush=True)
-        with Node() as node:
-            order = json.dumps({"case": case.name, "peers": peers, "rounds": rounds})
+        with Node() as node, TemporaryDirectory(prefix="podwire-bench-") as data:
+            order = json.dumps({"case": case.name, "peers": peers, "rounds": rounds, "data": data})
             done = subprocess.run(
                 node.argv([sys.executable, "-m", "bench.runner"]),
                 input=order.encode(),

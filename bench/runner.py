@@ -20,11 +20,11 @@ WARM_UP = 3
 class Peer:
     """One side: a folder of executables and what its calls need."""
 
-    def __init__(self, name: str, folder: str, case: Case) -> None:
+    def __init__(self, name: str, folder: str, case: Case, data: str) -> None:
         self.name, self.folder, self.case = name, folder, case
         network = f"bench-{name}"
         self.config: dict[str, Any] = {"cniVersion": "1.0.0", "name": network, **case.config}
-        self.data = Path("/run/bench", network)
+        self.data = Path(data)
         if "ipam" in self.config:
             self.config["bridge"] = f"bench-{name[:5]}"
             self.config["ipam"] = {**self.config["ipam"], "dataDir": str(self.data)}
@@ -74,7 +74,7 @@ def main() -> None:
     """Read the order from stdin, run it, print samples by measure and peer."""
     order = json.loads(sys.stdin.read())
     case = next(case for case in CASES if case.name == order["case"])
-    peers = [Peer(name, folder, case) for name, folder in order["peers"].items()]
+    peers = [Peer(name, folder, case, order["data"]) for name, folder in order["peers"].items()]
     for number in range(-WARM_UP, order["rounds"]):
         for peer in peers if number % 2 else reversed(peers):
             peer.round(number)
