@@ -16,28 +16,59 @@ SHELL   := /bin/bash
 VENV    := .venv
 PY      := $(VENV)/bin/python
 STAMP   := $(VENV)/.podwire-stamp
+BUNDLE  := build/bundle/podwire
+CNITOOL := build/tools/cnitool
+CODE    := $(shell find cni ipam -name '*.py' 2>/dev/null)
 PYTEST   = $(PY) -m pytest -n $(WORKERS) --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help deps venv check test
+.DELETE_ON_ERROR:
+.PHONY: help demo deps venv check test test-slow test-machine bench bundle cnitool install uninstall fresh clean distclean
 
 help: ## this list
-	@echo 'podwire: CNI plugins and IP address management. Start with `make demo`; then `make test`.'
+	@echo 'podwire: CNI plugins and IP address management for Linux pods.'
+	@echo 'Start with `make demo`, then `make test`; both do their own set-up, as root on Debian.'
+	@awk -F ':.*## ' '/^## /{printf "\n%s\n", substr($$0, 4)} /^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' Makefile
 	@echo
-	@awk -F ':.*## ' '/^## /{printf "\n%s\n", substr($$0, 4)} /^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' \
-		$(MAKEFILE_LIST)
-	@echo
-	@echo 'Settings, as NAME=value on the command line:'
-	@echo '  PYTHON=$(PYTHON)  WORKERS=$(WORKERS)  PYTEST_ARGS="-k lease"'
-	@echo '  PODWIRE_CACHE=$(patsubst $(CURDIR)/%,%,$(PODWIRE_CACHE))  (downloads; survives make clean)'
-	@echo '  CNI_BIN_DIR=$(CNI_BIN_DIR)  PREFIX=$(PREFIX)  DESTDIR=  (make install)'
+	@echo 'Settings, as NAME=value after the target:'
+	@echo '  PYTEST_ARGS="-k lease -x"   WORKERS=$(WORKERS)   PYTHON=$(PYTHON)'
+	@echo '  CNI_BIN_DIR=$(CNI_BIN_DIR)   PREFIX=$(PREFIX)   DESTDIR=$(DESTDIR)'
+	@echo '  PODWIRE_CACHE=$(PODWIRE_CACHE)   (downloads; make clean keeps them)'
 
-## Set-up
+## See it
+
+demo: deps $(STAMP) $(CNITOOL) $(BUNDLE) ## wire two pods with the official cnitool, prove it, take it all away
+	$(PY) -m demo
+
+bench: deps $(STAMP) $(BUNDLE) ## ADD, CHECK and DEL beside the Go reference plugins
+	$(PY) -m bench
+
+## Work on it
+
+check: $(STAMP) ## lint and types, in seconds
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+
+test: deps $(STAMP) $(CNITOOL) $(BUNDLE) ## the default test run
+	$(PYTEST) $(PYTEST_ARGS)
+
+test-slow: deps $(STAMP) $(CNITOOL) $(BUNDLE) ## the tests that take minutes
+	$(PYTEST) -m slow $(PYTEST_ARGS)
+
+test-machine: deps $(STAMP) ## the tests that need a fuller kernel, in an emulated machine
+	@packaging/deps.sh machine
+	$(PY) -m pytest -m machine $(PYTEST_ARGS)
+
+fresh: ## prove the first two commands on a Debian root where nothing is installed
+	@packaging/deps.sh fresh
+	packaging/fresh.sh
+
+## Set it up
 
 deps: ## install the Debian packages that are missing (root; nothing to do when all are there)
 	@packaging/deps.sh build test
 
-venv: $(STAMP) ## .venv with podwire (editable) and its developer tools
+venv: $(STAMP) ## .venv: podwire (editable) and its developer tools
 
 # compat: a plain path entry. The default of setuptools is an import hook, which costs every interpreter start.
 $(STAMP): setup.cfg pyproject.toml
@@ -46,11 +77,35 @@ $(STAMP): setup.cfg pyproject.toml
 	$(PY) -m pip install -q --disable-pip-version-check --config-settings editable_mode=compat -e '.[dev]'
 	@touch $@
 
-## Work on it
+cnitool: $(CNITOOL) ## build/tools/cnitool, from Debian's source package of libcni
 
-check: $(STAMP) ## lint and types, in seconds
-	$(VENV)/bin/ruff check .
-	$(VENV)/bin/mypy
+$(CNITOOL): packaging/cnitool.sh packaging/debian-sources.sh
+	@packaging/deps.sh build
+	packaging/cnitool.sh $@
 
-test: deps $(STAMP) ## the default test run, with its own set-up
-	$(PYTEST) $(PYTEST_ARGS)
+## Ship it
+
+bundle: $(BUNDLE) ## build/bundle/podwire, one program for all plugins that needs no Python
+
+# Built beside and put in place at the end, because a test run may be using the one that is there.
+$(BUNDLE): $(STAMP) $(CODE) $(wildcard packaging/*.py packaging/*.spec packaging/lean/*.py)
+	rm -rf build/bundle.new
+	$(PY) -m PyInstaller --noconfirm --log-level WARN --distpath build/bundle.new --workpath build/bundle.work \
+		packaging/podwire.spec
+	rm -rf build/bundle.work build/bundle && mv build/bundle.new build/bundle
+	@touch $@
+
+install: $(BUNDLE) ## the plugins into CNI_BIN_DIR, what they need into PREFIX
+	DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' CNI_BIN_DIR='$(CNI_BIN_DIR)' packaging/install.sh install $(BUNDLE)
+
+uninstall: ## take them off again; plugins that were there before come back
+	DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' CNI_BIN_DIR='$(CNI_BIN_DIR)' packaging/install.sh uninstall
+
+## Tidy up
+
+clean: ## remove what was built; .venv and downloads stay
+	@[ ! -d build ] || find build -mindepth 1 -maxdepth 1 ! -name cache -exec rm -rf {} +
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+distclean: clean ## remove .venv and downloads too
+	rm -rf $(VENV) build *.egg-info
