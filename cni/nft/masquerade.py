@@ -1,0 +1,265 @@
+"""Masquerading of pod addresses, as plugins use it: ``look`` at what is there, then plan or check. All but the looking is pure.
+
+A packet from a pod to a destination outside the pod's own subnet, not multicast, leaves with the address of the host.
+Two backends, ``nftables`` (``cni.nft.masq``) and ``iptables`` (``cni.nft.masq_iptables``); DEL and GC remove what
+either left, and what the Go plugins left (``cni.nft.reference``), whatever the configuration says now.
+
+With the nftables backend no process is started, and one address costs one transaction for ADD and one for DEL, whatever the
+number of pods.
+"""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from cni.nft import masq, masq_iptables, reference
+from cni.nft.listing import bodies, chain_names, elements
+from cni.nft.masq import TABLE, Table
+from cni.nft.masq_iptables import NatChain
+from cni.nft.ops import RunIptables, RunNft
+from cni.nft.reference import MasqRule
+from cni.spec.addresses import Cidr, is_v6
+from cni.spec.owner import of_network
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from cni.nft.reference import Doors
+    from cni.spec.owner import Owner
+
+Plan = list[RunNft | RunIptables]
+
+
+class Facts(msgspec.Struct, frozen=True, kw_only=True):
+    """What was seen. Parts that the verb does not need stay at their defaults.
+
+    addresses: the attachment's. subnets: names of our chains. labels: owner's label by address; members: addresses that are in
+    their subnet's set; intact: subnets whose rule is as it should be. table: all of our table, where a search was needed.
+    """
+
+    addresses: tuple[Cidr, ...] = ()
+    subnets: tuple[str, ...] = ()
+    labels: dict[str, str] = {}
+    members: frozenset[str] = frozenset()
+    intact: frozenset[str] = frozenset()
+    table: Table | None = None
+    chains: tuple[NatChain, ...] = ()
+    masq_rules: tuple[MasqRule, ...] = ()
+
+
+def look(
+    doors: Doors,
+    owner: Owner,
+    addresses: tuple[Cidr, ...],
+    wanted: bool,
+    backend: str,
+    verb: str = "",
+    last: bool = False,
+) -> Facts:
+    """Read what a verb needs; without ``verb`` all of it.
+
+    ``wanted`` says that the configuration asks for masquerade: without it ADD and CHECK read nothing, and DEL reads
+    only whether something can be there. DEL searches our whole table when no address is known, or when the caller knows
+    that this is the ``last`` attachment: then empty parts can be removed.
+    """
+    facts = Facts(addresses=addresses)
+    if verb in ("ADD", "CHECK") and not wanted:
+        return facts
+    if verb == "ADD" and backend == "iptables":
+        return msgspec.structs.replace(facts, chains=reference.look_chains(doors, owner))
+    chains = doors.nft.query("list chains inet")
+    subnets = chain_names(chains, TABLE)
+    facts = msgspec.structs.replace(facts, subnets=subnets)
+    if verb == "ADD":
+        return facts
+    if verb != "DEL" and wanted:
+        facts = _look_elements(doors, facts)
+        if verb == "CHECK" and not _problems_of_ours(owner, addresses, facts):
+            return facts
+    search = verb != "CHECK" and bool(subnets) and (last or not addresses)
+    return msgspec.structs.replace(
+        facts,
+        table=_look_table(doors) if search else None,
+        chains=reference.look_chains(doors, owner),
+        masq_rules=reference.look_masq_rules(doors) if chain_names(chains, reference.MASQ_TABLE) else (),
+    )
+
+
+def plan_add(owner: Owner, addresses: tuple[Cidr, ...], backend: str, facts: Facts) -> Plan:
+    """Masquerade the attachment's addresses. Repeating it changes nothing; an element of a dead owner is replaced."""
+    addresses = tuple(address for address in addresses if address.network.prefixlen)
+    if backend == "iptables":
+        return [step for v6 in (False, True) for step in _add_iptables(owner, addresses, v6, facts)]
+    plan: Plan = []
+    for address in addresses:
+        name = masq.subnet_name(address)
+        others = [subnet for subnet in facts.subnets if subnet != name and masq.holds(subnet, address.ip)]
+        if others:
+            plan.append(
+                RunNft(
+                    text="".join(masq.clear(address.ip, other) for other in others),
+                    what=f"forget {address.ip} in other subnets that contain it",
+                    yields=True,
+                )
+            )
+        plan.append(
+            RunNft(
+                text=masq.add(owner.label, address),
+                instead=masq.replace(owner.label, address),
+                undo=masq.remove(owner.label, address.ip, [name]),
+                what=f"masquerade {address.ip} outside {address.network}",
+            )
+        )
+    return plan
+
+
+def plan_del(owner: Owner, facts: Facts) -> Plan:
+    """Remove everything of the attachment, in every form. What is another's stays, even for the same address."""
+    mine = {address.ip for address in facts.addresses}
+    seen = facts.table or Table()
+    mine |= {ip_address(address) for address, label in seen.owners.items() if label == owner.label}
+    plan: Plan = []
+    for address in sorted(mine, key=str):
+        subnets = [name for name in facts.subnets if masq.holds(name, address)]
+        if subnets:
+            plan.append(_forget(owner.label, str(address), subnets))
+    if facts.table is not None:
+        plan += _sweep(seen, [address for address, label in seen.owners.items() if label == owner.label])
+    sources = [str(address.ip) for address in facts.addresses]
+    plan += [step for chain in facts.chains if (step := reference.remove_chain(chain, sources)) is not None]
+    prefix = reference.masq_comment(owner)
+    plan += reference.remove_masq_rules(rule for rule in facts.masq_rules if rule.comment.startswith(prefix))
+    return plan
+
+
+def check(owner: Owner, addresses: tuple[Cidr, ...], backend: str, facts: Facts) -> list[str]:
+    """A line for each address that is not masqueraded. Either backend satisfies, and so do the Go plugins' rules."""
+    problems = []
+    for address in addresses:
+        told = _problems_of_ours(owner, (address,), facts)
+        if told and not _by_chain(address, facts) and not _by_masq_rule(owner, address, facts):
+            missing = f"{address.ip} is not masqueraded: no rules in iptables chain"
+            chain = masq_iptables.chain_name(owner.network, owner.container_id)
+            problems += [f"{missing} {chain}"] if backend == "iptables" else told
+    return problems
+
+
+def look_gc(doors: Doors) -> Facts:
+    """Everything that GC judges, of all networks."""
+    chains = doors.nft.query("list chains inet")
+    subnets = chain_names(chains, TABLE)
+    return Facts(
+        subnets=subnets,
+        table=_look_table(doors) if subnets else None,
+        chains=reference.look_all_chains(doors),
+        masq_rules=reference.look_masq_rules(doors) if chain_names(chains, reference.MASQ_TABLE) else (),
+    )
+
+
+def gc(network: str, keep: frozenset[Owner], facts: Facts) -> Plan:
+    """Remove what belongs to the network and to no attachment of ``keep``, and then what is empty."""
+    seen = facts.table or Table()
+    kept = {owner.label for owner in keep}
+    gone = [address for address, label in seen.owners.items() if of_network(label, network) and label not in kept]
+    plan: Plan = []
+    for address in gone:
+        subnets = [name for name in facts.subnets if masq.holds(name, ip_address(address))]
+        plan.append(_forget(seen.owners[address], address, subnets))
+    if facts.table is not None:
+        plan += _sweep(seen, gone)
+    stale = reference.stale_chains(facts.chains, network, keep)
+    plan += [step for chain in stale if (step := reference.remove_chain(chain)) is not None]
+    return plan + reference.remove_masq_rules(reference.stale_masq_rules(facts.masq_rules, network, keep))
+
+
+def plan_gc(doors: Doors, network: str, keep: frozenset[Owner]) -> Plan:
+    """Look and decide for GC."""
+    return gc(network, keep, look_gc(doors))
+
+
+def _look_table(doors: Doors) -> Table:
+    return masq.parse_table(doors.nft.query(f"list table inet {TABLE}"))
+
+
+def _look_elements(doors: Doors, facts: Facts) -> Facts:
+    labels, members = {}, set()
+    for address in facts.addresses:
+        name = masq.subnet_name(address)
+        if name not in facts.subnets:
+            continue
+        found = doors.nft.query(f"get element inet {TABLE} {masq.OWNERS[is_v6(address)]} {{ {address.ip} }}")
+        labels.update({str(address.ip): label for body in bodies(found, "map") for _, label in elements(body)})
+        if doors.nft.query(f"get element inet {TABLE} {name} {{ {address.ip} }}"):
+            members.add(str(address.ip))
+    intact = masq.masquerading(doors.nft.outline("inet")) if members else frozenset()
+    return msgspec.structs.replace(facts, labels=labels, members=frozenset(members), intact=intact)
+
+
+def _forget(label: str, address: str, subnets: Iterable[str]) -> RunNft:
+    return RunNft(text=masq.remove(label, ip_address(address), subnets), what=f"no longer masquerade {address}", yields=True)
+
+
+def _sweep(seen: Table, gone: Iterable[str]) -> Plan:
+    text = masq.sweep(seen, gone)
+    return [RunNft(text=text, what=f"remove what is empty in nftables table {TABLE}", yields=True)] if text else []
+
+
+def _add_iptables(owner: Owner, addresses: tuple[Cidr, ...], v6: bool, facts: Facts) -> Plan:
+    mine = tuple(address for address in addresses if is_v6(address) is v6)
+    if not mine:
+        return []
+    sources = [str(address.ip) for address in mine]
+    plan: Plan = []
+    accepts: list[str] = []
+    for chain in facts.chains:
+        if chain.v6 is v6:
+            step = reference.remove_chain(chain, sources)
+            plan += [step] if step is not None else []
+            if any(jump.source not in sources for jump in chain.jumps):
+                accepts += chain.accepts
+    names = owner.network, owner.container_id
+    setup = RunIptables(
+        v6=v6,
+        text=masq_iptables.setup(*names, mine, v6, accepts),
+        undo=masq_iptables.teardown(*names, mine, whole=not accepts),
+        what=f"masquerade {', '.join(sources)} by iptables chain {masq_iptables.chain_name(*names)}",
+    )
+    return [*plan, setup]
+
+
+def _problems_of_ours(owner: Owner, addresses: Iterable[Cidr], facts: Facts) -> list[str]:
+    problems = []
+    for address in addresses:
+        ip, name = str(address.ip), masq.subnet_name(address)
+        label = facts.labels.get(ip)
+        if not address.network.prefixlen:
+            continue
+        if label is None or ip not in facts.members:
+            problems.append(f"{ip} is not masqueraded: no element in nftables table {TABLE}")
+        elif label != owner.label:
+            problems.append(f"{ip} is masqueraded for another attachment, {label}")
+        elif name not in facts.intact:
+            problems.append(f"{ip} is not masqueraded: the rule of nftables chain {TABLE} {name} is gone or changed")
+    return problems
+
+
+def _by_chain(address: Cidr, facts: Facts) -> bool:
+    return any(
+        chain.v6 is is_v6(address)
+        and chain.masquerades
+        and str(address.network) in chain.accepts
+        and any(jump.source == str(address.ip) for jump in chain.jumps)
+        for chain in facts.chains
+    )
+
+
+def _by_masq_rule(owner: Owner, address: Cidr, facts: Facts) -> bool:
+    prefix = reference.masq_comment(owner)
+    subnet = str(address.network)
+    return any(
+        rule.comment.startswith(prefix) and rule.source == str(address.ip) and rule.subnet in (subnet, str(address.ip))
+        for rule in facts.masq_rules
+    )

@@ -1,0 +1,90 @@
+"""The plan operations of this package, and how they are run through the doors.
+
+An operation is text that was rendered beforehand. The door runs it as one transaction, so it happens whole or not at
+all. Callers put ``RunNft`` and ``RunIptables`` into plans; ``cni.net.execute`` hands them to ``apply_nft`` and
+``apply_iptables``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from cni.spec.errors import TryAgain
+
+if TYPE_CHECKING:
+    from cni.nft.apply import Nft
+    from cni.nft.iptables import Iptables
+
+# A text and its alternative exclude each other, so the first or second try succeeds unless others change the same
+# element all the time. More tries than that are a fault somewhere else.
+TRIES = 6
+
+
+class RunNft(msgspec.Struct, frozen=True, kw_only=True):
+    """Run one nftables transaction.
+
+    ``undo`` takes it back, empty where that is not wanted. ``instead`` is for the other state of affairs: when ``text``
+    fails because something is there already, or is not there, ``instead`` is tried, then ``text`` again. ``yields``
+    says that such a failure means that another call was here first and nothing is left to do.
+    """
+
+    text: str
+    what: str
+    undo: str = ""
+    instead: str = ""
+    yields: bool = False
+    shared: bool = False
+
+    def describe(self) -> str:
+        """The operation in words."""
+        return self.what
+
+    def inverse(self) -> RunNft | None:
+        """The operation that takes this one back."""
+        return RunNft(text=self.undo, what=f"undo: {self.what}", yields=True) if self.undo else None
+
+
+class RunIptables(msgspec.Struct, frozen=True, kw_only=True):
+    """Run one ``iptables-restore --noflush`` of a family; ``legacy`` asks for the variant of the old kernel interface."""
+
+    v6: bool
+    text: str
+    what: str
+    undo: str = ""
+    legacy: bool = False
+    shared: bool = False
+
+    def describe(self) -> str:
+        """The operation in words."""
+        return self.what
+
+    def inverse(self) -> RunIptables | None:
+        """The operation that takes this one back."""
+        if not self.undo:
+            return None
+        return RunIptables(v6=self.v6, text=self.undo, what=f"undo: {self.what}", legacy=self.legacy)
+
+
+def apply_nft(op: RunNft, nft: Nft) -> None:
+    """Run the operation; NftError with nft's own text when it fails, TryAgain when others keep changing the same thing."""
+    from cni.nft.apply import Conflict
+
+    texts = (op.text, op.instead) if op.instead else (op.text,)
+    for attempt in range(TRIES):
+        try:
+            nft.run(texts[attempt % len(texts)], op.what)
+            return
+        except Conflict as error:
+            if op.yields:
+                return
+            if not op.instead:
+                raise
+            last = error
+    raise TryAgain(f"{op.what}: another call keeps changing the same rules", last.details)
+
+
+def apply_iptables(op: RunIptables, iptables: Iptables) -> None:
+    """Run the operation; IptablesError with the program's own text when it fails."""
+    iptables.restore(op.v6, op.text, op.what, op.legacy)

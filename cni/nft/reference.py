@@ -1,0 +1,190 @@
+"""What the Go plugins leave for an attachment, and what ours leaves in the same form: read through the doors, removed by plan.
+
+Three kinds: chains ``CNI-<hash>`` of iptables (also our own form where a configuration asks for it), rules in table
+``inet cni_plugins_masquerade`` (plugins 1.6 and newer), chains in table ``bridge nat`` for the MAC spoof check. DEL,
+CHECK and GC look for all of them, so a node can move from those plugins to these without restarting a pod.
+
+Chains of iptables-nft are read and deleted through libnftables, without starting a program; only the comments, which GC
+needs, are hidden there. Chains of iptables-legacy are looked for only if the kernel says that its nat table is in use.
+"""
+
+from __future__ import annotations
+
+from hashlib import sha512
+from typing import TYPE_CHECKING, Any, Protocol
+
+import msgspec
+
+from cni.nft import masq_iptables
+from cni.nft.listing import bodies, chain_names, matched, target
+from cni.nft.masq_iptables import CHAIN, POSTROUTING, Jump, NatChain
+from cni.nft.ops import RunIptables, RunNft
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from cni.nft.apply import Nft
+    from cni.nft.iptables import Iptables
+    from cni.spec.owner import Owner
+
+MASQ_TABLE, MASQ_CHAIN = "cni_plugins_masquerade", "masq_checks"
+SPOOF_TABLE, SPOOF_BASE = "nat", "PREROUTING"
+
+_IP = {False: "ip", True: "ip6"}
+
+
+class Doors(Protocol):
+    """Where rules are read: the host of a call."""
+
+    @property
+    def nft(self) -> Nft: ...
+    @property
+    def iptables(self) -> Iptables: ...
+
+
+class MasqRule(msgspec.Struct, frozen=True):
+    """A rule of the Go plugins' nftables backend: source address, subnet that it leaves alone, handle and comment."""
+
+    source: str
+    subnet: str
+    handle: int
+    comment: str
+
+
+class SpoofChains(msgspec.Struct, frozen=True):
+    """The Go bridge's spoof check of an attachment: its chains, the rules that lead there, the addresses let through."""
+
+    chains: tuple[str, ...]
+    handles: tuple[int, ...]
+    macs: tuple[str, ...]
+
+
+def masq_comment(owner: Owner) -> str:
+    """The beginning of the comments of an attachment's rules in the Go plugins' nftables backend."""
+    return f"{_hash16(owner.network)}-{_hash16(f'{owner.ifname}:{owner.container_id}')}"
+
+
+def look_chains(doors: Doors, owner: Owner) -> tuple[NatChain, ...]:
+    """The attachment's iptables chains in both families and both variants."""
+    name = masq_iptables.chain_name(owner.network, owner.container_id)
+    found = []
+    for v6 in (False, True):
+        rules = doors.nft.query(f"list chain {_IP[v6]} nat {name}")
+        if rules:
+            base = doors.nft.query(f"list chain {_IP[v6]} nat {POSTROUTING}")
+            found.append(parse_chain(rules, base, name, v6))
+        if doors.iptables.legacy_nat(v6):
+            saved = masq_iptables.parse_save(doors.iptables.save(v6, legacy=True), v6, legacy=True)
+            found += [chain for chain in saved if chain.name == name]
+    return tuple(found)
+
+
+def look_all_chains(doors: Doors) -> tuple[NatChain, ...]:
+    """Every attachment's iptables chains with their comments; starts ``iptables-save`` only if there are any."""
+    found: list[NatChain] = []
+    for v6 in (False, True):
+        names = chain_names(doors.nft.query(f"list chains {_IP[v6]}"), "nat")
+        for legacy in (False, True):
+            wanted = doors.iptables.legacy_nat(v6) if legacy else any(map(CHAIN.fullmatch, names))
+            if wanted:
+                found += masq_iptables.parse_save(doors.iptables.save(v6, legacy), v6, legacy)
+    return tuple({(chain.v6, chain.legacy, chain.name): chain for chain in found}.values())
+
+
+def look_masq_rules(doors: Doors) -> tuple[MasqRule, ...]:
+    """All rules of the Go plugins' nftables backend."""
+    return tuple(
+        MasqRule(matched(rule, "saddr"), matched(rule, "daddr"), rule["handle"], rule.get("comment", ""))
+        for rule in bodies(doors.nft.query(f"list chain inet {MASQ_TABLE} {MASQ_CHAIN}"), "rule")
+    )
+
+
+def look_spoof(doors: Doors, owner: Owner, chains: Iterable[str]) -> SpoofChains | None:
+    """The Go bridge's spoof check of the attachment; ``chains`` are those of table ``bridge nat``."""
+    top = f"cni-br-iface-{owner.container_id}-{owner.ifname}"
+    mine = tuple(name for name in (top, top + "-mac") if name in chains)
+    if not mine:
+        return None
+    rules = doors.nft.query(f"list table bridge {SPOOF_TABLE}")
+    jumps = tuple(r["handle"] for r in bodies(rules, "rule") if r["chain"] == SPOOF_BASE and target(r) == top)
+    macs = tuple(matched(r, "saddr") for r in bodies(rules, "rule") if r["chain"] == top + "-mac" and matched(r, "saddr"))
+    return SpoofChains(mine, jumps, macs)
+
+
+def parse_chain(rules: list[dict[str, Any]], base: list[dict[str, Any]], name: str, v6: bool) -> NatChain:
+    """An iptables-nft chain from nft's listing of it and of POSTROUTING. Some versions of nft print targets as ``xt``."""
+    jumps = tuple(Jump(matched(r, "saddr"), handle=r["handle"]) for r in bodies(base, "rule") if target(r) == name)
+    accepts, masquerades = [], False
+    for rule in bodies(rules, "rule"):
+        verdicts = [expr for expr in rule["expr"] if isinstance(expr, dict)]
+        if any("accept" in verdict for verdict in verdicts):
+            accepts.append(_with_length(matched(rule, "daddr"), v6))
+        elif any("masquerade" in v or v.get("xt", {}).get("name") == "MASQUERADE" for v in verdicts):
+            masquerades = True
+    return NatChain(v6=v6, name=name, accepts=tuple(accepts), masquerades=masquerades, jumps=jumps)
+
+
+def remove_chain(chain: NatChain, sources: Iterable[str] = ()) -> RunNft | RunIptables | None:
+    """Remove a chain with the jumps to it. Given ``sources``, only their jumps, and the chain if no jump is left.
+
+    Two interfaces of a container on one network share a chain (P#151): removing one must not cut off the other.
+    """
+    wanted = set(sources)
+    jumps = tuple(jump for jump in chain.jumps if not wanted or jump.source.partition("/")[0] in wanted)
+    whole = len(jumps) == len(chain.jumps)
+    if not jumps and not whole:
+        return None
+    what = f"remove masquerade {'chain' if whole else 'rules for chain'} {chain.name} of {_IP[chain.v6]} iptables"
+    if any(jump.line for jump in jumps) or chain.legacy:
+        text = masq_iptables.removal(chain, jumps, whole)
+        return RunIptables(v6=chain.v6, text=text, what=what, legacy=chain.legacy)
+    nat = f"{_IP[chain.v6]} nat"
+    text = "".join(f"delete rule {nat} {POSTROUTING} handle {jump.handle}\n" for jump in jumps)
+    return RunNft(text=text + (_delete_chain(nat, chain.name) if whole else ""), what=what)
+
+
+def remove_masq_rules(rules: Iterable[MasqRule]) -> list[RunNft]:
+    """Remove rules of the Go plugins' nftables backend."""
+    return [
+        RunNft(
+            text=f"delete rule inet {MASQ_TABLE} {MASQ_CHAIN} handle {rule.handle}\n",
+            what=f"remove masquerade rule of {rule.source} from table {MASQ_TABLE}",
+            yields=True,
+        )
+        for rule in rules
+    ]
+
+
+def remove_spoof(seen: SpoofChains) -> RunNft:
+    """Remove the Go bridge's spoof check of an attachment."""
+    nat = f"bridge {SPOOF_TABLE}"
+    text = "".join(f"delete rule {nat} {SPOOF_BASE} handle {handle}\n" for handle in seen.handles)
+    return RunNft(
+        text=text + "".join(_delete_chain(nat, name) for name in seen.chains),
+        what=f"remove MAC spoof check chains {', '.join(seen.chains)}",
+    )
+
+
+def stale_chains(chains: Iterable[NatChain], network: str, keep: Iterable[Owner]) -> list[NatChain]:
+    """The chains whose comments name the network and a container that is not kept. Without comment nobody can tell."""
+    alive = {owner.container_id for owner in keep}
+    return [chain for chain in chains if chain.network == network and chain.container_id not in alive]
+
+
+def stale_masq_rules(rules: Iterable[MasqRule], network: str, keep: Iterable[Owner]) -> list[MasqRule]:
+    """The rules of the network whose attachment is not kept."""
+    alive = {masq_comment(owner) for owner in keep}
+    mine = _hash16(network) + "-"
+    return [rule for rule in rules if rule.comment.startswith(mine) and rule.comment.split(",")[0] not in alive]
+
+
+def _delete_chain(table: str, name: str) -> str:
+    return f"flush chain {table} {name}\ndelete chain {table} {name}\n"
+
+
+def _with_length(address: str, v6: bool) -> str:
+    return address if "/" in address or not address else f"{address}/{128 if v6 else 32}"
+
+
+def _hash16(text: str) -> str:
+    return sha512(text.encode()).hexdigest()[:16]

@@ -1,0 +1,184 @@
+"""MAC spoof check (``macspoofchk``): a pod may send frames from its own hardware address only.
+
+    table bridge podwire_macspoofchk
+    set guarded    host veth                     the hardware address as comment
+    set allowed    host veth . hardware address  the owner's label as comment
+    chain check    prerouting: from a guarded veth, not an allowed pair: drop
+
+One pod is one element in each set, where the reference has two chains and four rules in a table it must list to find
+its own again (P PR#852, P PR#873). A host veth's name follows from its owner, so nobody else has elements under it.
+``look`` reads; the rest is pure. The chain's rule is renewed by every addition, so that a removal of the empty table
+can name the rule it saw.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from cni.nft import reference
+from cni.nft.listing import bodies, chain_names, elements
+from cni.nft.ops import RunNft
+from cni.nft.reference import SpoofChains
+from cni.spec.owner import of_network
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Any
+
+    from cni.nft.reference import Doors
+    from cni.spec.owner import Owner
+
+TABLE = "podwire_macspoofchk"
+CHAIN = "check"
+
+_T = f"bridge {TABLE}"
+
+# What nft's JSON tells of the rule; ``intact`` compares with it.
+_RULE = [
+    {"match": {"op": "==", "left": {"meta": {"key": "iifname"}}, "right": "@guarded"}},
+    {
+        "match": {
+            "op": "!=",
+            "left": {"concat": [{"meta": {"key": "iifname"}}, {"payload": {"protocol": "ether", "field": "saddr"}}]},
+            "right": "@allowed",
+        }
+    },
+    {"drop": None},
+]
+
+
+class Table(msgspec.Struct, frozen=True):
+    """The whole table as it was seen: the rule's handle, the guarded veths, labels by veth and hardware address."""
+
+    revision: int = 0
+    guarded: tuple[str, ...] = ()
+    allowed: dict[tuple[str, str], str] = {}
+
+
+class Facts(msgspec.Struct, frozen=True, kw_only=True):
+    """What was seen of one attachment: its address as recorded, that pair's label, whether the rule is there, Go's chains."""
+
+    present: bool = False
+    mac: str = ""
+    label: str = ""
+    intact: bool = False
+    reference: SpoofChains | None = None
+
+
+def look(doors: Doors, owner: Owner, wanted: bool, verb: str = "") -> Facts:
+    """Read what a verb needs; without ``verb`` all of it. ADD needs nothing, CHECK nothing unless the check is ``wanted``."""
+    if verb == "ADD" or (verb == "CHECK" and not wanted):
+        return Facts()
+    chains = doors.nft.query("list chains bridge")
+    present = bool(chain_names(chains, TABLE))
+    veth = owner.host_veth
+    mac = label = ""
+    if present:
+        found = doors.nft.query(f'get element {_T} guarded {{ "{veth}" }}')
+        mac = next((comment for body in bodies(found, "set") for _, comment in elements(body)), "")
+    if mac and verb != "DEL":
+        found = doors.nft.query(f'get element {_T} allowed {{ "{veth}" . {mac} }}')
+        label = next((comment for body in bodies(found, "set") for _, comment in elements(body)), "")
+    return Facts(
+        present=present,
+        mac=mac,
+        label=label,
+        intact=bool(label) and is_intact(doors.nft.outline("bridge")),
+        reference=reference.look_spoof(doors, owner, chain_names(chains, reference.SPOOF_TABLE)),
+    )
+
+
+def plan_add(owner: Owner, veth: str, mac: str, facts: Facts) -> list[RunNft]:
+    """Let the veth send from ``mac`` only. Repeating it changes nothing."""
+    return [RunNft(text=add(owner.label, veth, mac), undo=remove([(veth, mac)]), what=f"let {veth} send from {mac} only")]
+
+
+def plan_del(owner: Owner, facts: Facts) -> list[RunNft]:
+    """Remove the check, ours and the Go bridge's."""
+    plan = []
+    if facts.present and facts.mac:
+        veth = owner.host_veth
+        plan.append(RunNft(text=remove([(veth, facts.mac)]), what=f"no longer check what {veth} sends from", yields=True))
+    if facts.reference is not None:
+        plan.append(reference.remove_spoof(facts.reference))
+    return plan
+
+
+def check(owner: Owner, veth: str, mac: str, facts: Facts) -> list[str]:
+    """A line if frames from other addresses would pass, or frames from ``mac`` would not. The Go bridge's chains satisfy."""
+    mac = mac.lower()
+    if facts.reference is not None and facts.reference.handles and facts.reference.macs == (mac,):
+        return []
+    if not facts.mac or veth != owner.host_veth:
+        return [f"no MAC spoof check for {veth} in nftables table {TABLE}"]
+    if facts.mac != mac or facts.label != owner.label:
+        return [f"MAC spoof check for {veth} allows {facts.mac} for {facts.label or 'nobody'}, expected {mac}"]
+    return [] if facts.intact else [f"MAC spoof check for {veth}: the rule of nftables table {TABLE} is gone or changed"]
+
+
+def look_gc(doors: Doors) -> Table | None:
+    """The whole table, None without one."""
+    objects = doors.nft.query(f"list table {_T}")
+    return parse_table(objects) if objects else None
+
+
+def gc(network: str, keep: frozenset[Owner], seen: Table | None) -> list[RunNft]:
+    """Remove the elements of the network's attachments that are not kept, then the table if nothing is left in it.
+
+    The Go bridge's chains name no network, so they stay until DEL.
+    """
+    if seen is None:
+        return []
+    kept = {owner.label for owner in keep}
+    gone = [pair for pair, label in seen.allowed.items() if of_network(label, network) and label not in kept]
+    plan = [RunNft(text=remove(gone), what=f"remove MAC spoof checks of {len(gone)} pods", yields=True)] if gone else []
+    left = set(seen.guarded).difference(veth for veth, _ in gone)
+    if not left and seen.revision:
+        text = f"delete rule {_T} {CHAIN} handle {seen.revision}\ndelete table {_T}\n"
+        plan.append(RunNft(text=text, what=f"remove the empty nftables table {TABLE}", yields=True))
+    return plan
+
+
+def plan_gc(doors: Doors, network: str, keep: frozenset[Owner]) -> list[RunNft]:
+    """Look and decide for GC."""
+    return gc(network, keep, look_gc(doors))
+
+
+def add(label: str, veth: str, mac: str) -> str:
+    """The transaction that adds a veth; "add, delete, add" replaces a comment that is there."""
+    pair, guarded = f'"{veth}" . {mac}', f'"{veth}"'
+    return (
+        f"add table {_T}\n"
+        f"add set {_T} guarded {{ type ifname; }}\n"
+        f"add set {_T} allowed {{ type ifname . ether_addr; }}\n"
+        f"add chain {_T} {CHAIN} {{ type filter hook prerouting priority -300; policy accept; }}\n"
+        f"flush chain {_T} {CHAIN}\n"
+        f"add rule {_T} {CHAIN} iifname @guarded iifname . ether saddr != @allowed drop\n"
+        + remove([(veth, mac)])
+        + f'add element {_T} allowed {{ {pair} comment "{label}" }}\n'
+        f'add element {_T} guarded {{ {guarded} comment "{mac}" }}\n'
+    )
+
+
+def remove(pairs: Iterable[tuple[str, str]]) -> str:
+    """The transaction that forgets veths and their addresses, be they there or not."""
+    text = ""
+    for veth, mac in pairs:
+        for element in (f'guarded {{ "{veth}" }}', f'allowed {{ "{veth}" . {mac} }}'):
+            text += f"add element {_T} {element}\ndelete element {_T} {element}\n"
+    return text
+
+
+def parse_table(objects: list[dict[str, Any]]) -> Table:
+    """The table from ``list table bridge podwire_macspoofchk``."""
+    sets = {body["name"]: dict(elements(body)) for body in bodies(objects, "set")}
+    revision = next((body["handle"] for body in bodies(objects, "rule")), 0)
+    return Table(revision, tuple(sets.get("guarded", ())), sets.get("allowed", {}))
+
+
+def is_intact(outline: list[dict[str, Any]]) -> bool:
+    """Whether the chain is hooked into prerouting and has exactly our rule."""
+    hooked = any(b["table"] == TABLE and b.get("hook") == "prerouting" for b in bodies(outline, "chain"))
+    return hooked and [body["expr"] for body in bodies(outline, "rule") if body["table"] == TABLE] == [_RULE]
