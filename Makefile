@@ -90,7 +90,7 @@ bundle: $(BUNDLE) ## build/bundle/podwire, one program for all plugins that need
 # Built beside and put in place at the end, because a test run may be using the one that is there.
 $(BUNDLE): $(STAMP) $(CODE) $(wildcard packaging/*.py packaging/*.spec packaging/lean/*.py)
 	rm -rf build/bundle.new
-	$(PY) -m PyInstaller --noconfirm --log-level WARN --distpath build/bundle.new --workpath build/bundle.work \
+	PYI_LOG_LEVEL=WARN $(PY) -m PyInstaller --noconfirm --distpath build/bundle.new --workpath build/bundle.work \
 		packaging/podwire.spec
 	rm -rf build/bundle.work build/bundle && mv build/bundle.new build/bundle
 	@touch $@

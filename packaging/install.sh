@@ -26,9 +26,11 @@ done
 
 is_ours() { [ -L "$1" ] && [ "$(readlink "$1")" = "$program" ]; }
 
+fresh=
+trap '[ -z "$fresh" ] || rm -f "$fresh"' EXIT
+
 # put_link TARGET NAME: NAME becomes a link to TARGET in one step, whatever it was.
 put_link() {
-    local fresh
     fresh=$(dirname "$2")/.$(basename "$2").podwire.$$
     ln -s "$1" "$fresh"
     mv -fT "$fresh" "$2"
@@ -36,7 +38,6 @@ put_link() {
 
 # put_copy SOURCE NAME: NAME becomes a copy of SOURCE in one step; they may lie on different file systems.
 put_copy() {
-    local fresh
     fresh=$(dirname "$2")/.$(basename "$2").podwire.$$
     cp -a "$1" "$fresh"
     mv -fT "$fresh" "$2"
@@ -58,10 +59,13 @@ install_bundle() {
         [ ! -d "$plugins_dir/$name" ] || [ -L "$plugins_dir/$name" ] || fail "$plugins_dir/$name is a folder; move it away"
     done
 
+    exec 9<"$home/lib"
+    flock 9 # another installation would take our half-copied release for an old one
+
     previous=$(readlink "$home/lib/podwire" || true)
     release=$(mktemp -d "$home/lib/podwire-$(date -u +%Y%m%dT%H%M%SZ).XXXXXX")
     chmod 755 "$release"
-    cp -a "$bundle/." "$release/" || { rm -rf "$release"; fail "could not copy the bundle to $release"; }
+    cp -a --no-preserve=ownership "$bundle/." "$release/" || { rm -rf "$release"; fail "could not copy the bundle to $release"; }
     put_link "$(basename "$release")" "$home/lib/podwire"
     put_link ../lib/podwire/podwire "$home/bin/podwire"
 
