@@ -178,14 +178,16 @@ def look(conf: Conf, call: Call, host: Host, known: Result | None) -> Facts:
         host_veth = host.root.link_at(container.peer_index)
     else:
         host_veth = host.root.link(call.owner.host_veth)
-    ips = tuple(ip.address for ip in known.ips) if known is not None else ()
-    pod_addresses = ips or tuple(address for address in addresses if not address.ip.is_link_local)
+    ips = [ip.address for ip in known.ips] if known is not None else []
+    if call.verb == "DEL":  # what is really there too: prevResult may be missing, or of an earlier attachment of the name
+        ips += [address for address in addresses if not address.ip.is_link_local]
+    pod_addresses = tuple(dict.fromkeys(ips))
     seen = Facts(
         container=container,
         container_addresses=addresses,
         host_veth=host_veth,
-        masquerade=masquerade.look(host, call.owner, pod_addresses, conf.ip_masq, conf.backend),
-        spoof=spoof.look(host, call.owner, conf.macspoofchk),
+        masquerade=masquerade.look(host, call.owner, pod_addresses, conf.ip_masq, conf.backend, call.verb),
+        spoof=spoof.look(host, call.owner, conf.macspoofchk, call.verb),
     )
     if call.verb == "DEL":
         return seen
