@@ -1,0 +1,1 @@
+"""The CNI contract as data, without a kernel."""
