@@ -211,6 +211,6 @@ def obstacle(path: str) -> str:
         return f"{path} is on a read-only file system"
     if not os.access(path, os.W_OK | os.X_OK):
         return f"{path} is not writable"
-    if room.f_bfree == 0 or (room.f_files > 0 and room.f_ffree == 0):
+    if (room.f_blocks and not room.f_bfree) or (room.f_files and not room.f_ffree):
         return f"the file system of {path} is full"
     return ""
