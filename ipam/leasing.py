@@ -78,17 +78,16 @@ def release(leases: Store, address: Ip, problems: list[str]) -> bool:
 
 def _former(leases: Store, sets: Sequence[RangeSet], owner: Owner, booted: Callable[[], float]) -> list[Lease]:
     """The owner's leases of an earlier boot; CNIError when it has one of this boot in some set."""
-    former = []
-    for held in leases.held_by(owner):
-        index = next((index for index, pool in enumerate(sets) if held.address in pool), None)
-        if leases.written(held.address) < booted():
-            former.append(held)
-        elif index is not None:
-            raise CNIError(
-                f"failed to allocate for range {index}: {held.address} has been allocated to {held.container_id},"
-                " duplicate allocation is not allowed",
-                f"it is leased to {held}; DEL that attachment first",
-            )
+    held = leases.held_by(owner)
+    former = [one for one in held if leases.written(one.address) < booted()]
+    for index, pool in enumerate(sets):
+        for one in held:
+            if one.address in pool and one not in former:
+                raise CNIError(
+                    f"failed to allocate for range {index}: {one.address} has been allocated to {one.container_id},"
+                    " duplicate allocation is not allowed",
+                    f"it is leased to {one}; DEL that attachment first",
+                )
     return former
 
 

@@ -154,7 +154,8 @@ def test_a_folder_that_is_not_there_has_no_leases(tmp_path: Path, notes: list[st
         with leases:
             assert leases.leases() == leases.held_by(ONE) == []
             assert leases.release(V4) is False
-            assert leases.lease(V4) is leases.last_reserved(0) is None
+            assert leases.lease(V4) is None
+            assert leases.last_reserved(0) is None
     assert not (tmp_path / "x").exists()
 
 
