@@ -1,0 +1,1 @@
+"""Rendering, reading and deciding of packet rules, without a kernel."""

@@ -1,0 +1,120 @@
+"""The MAC spoof check: its text, what is read, what is decided."""
+
+from __future__ import annotations
+
+import pytest
+
+from cni.nft import spoof
+from cni.nft.spoof import Facts, Table
+from cni.spec.owner import Owner
+from tests.unit.nft.recorded import ANSWERS, GO_SPOOF, MAC, OWNER, VETH, ScriptedDoors
+
+OTHER = Owner("dbnet", "def456", "eth0")
+LABEL = OWNER.label
+
+
+def test_adding_is_one_text() -> None:
+    assert spoof.add(LABEL, VETH, MAC).splitlines() == [
+        "add table bridge podwire_macspoofchk",
+        "add set bridge podwire_macspoofchk guarded { type ifname; }",
+        "add set bridge podwire_macspoofchk allowed { type ifname . ether_addr; }",
+        "add chain bridge podwire_macspoofchk check { type filter hook prerouting priority -300; policy accept; }",
+        "flush chain bridge podwire_macspoofchk check",
+        "add rule bridge podwire_macspoofchk check iifname @guarded iifname . ether saddr != @allowed drop",
+        f'add element bridge podwire_macspoofchk guarded {{ "{VETH}" }}',
+        f'delete element bridge podwire_macspoofchk guarded {{ "{VETH}" }}',
+        f'add element bridge podwire_macspoofchk allowed {{ "{VETH}" . {MAC} }}',
+        f'delete element bridge podwire_macspoofchk allowed {{ "{VETH}" . {MAC} }}',
+        f'add element bridge podwire_macspoofchk allowed {{ "{VETH}" . {MAC} comment "{LABEL}" }}',
+        f'add element bridge podwire_macspoofchk guarded {{ "{VETH}" comment "{MAC}" }}',
+    ]
+
+
+def test_the_plan_has_its_inverse() -> None:
+    (step,) = spoof.plan_add(OWNER, VETH, MAC, Facts())
+    inverse = step.inverse()
+    assert inverse is not None and inverse.text == spoof.remove([(VETH, MAC)])
+    assert step.describe() == f"let {VETH} send from {MAC} only"
+
+
+def test_the_listing_is_read_back() -> None:
+    (seen,) = [spoof.parse_table(ANSWERS["our spoof check"][f"list table bridge {spoof.TABLE}"])]
+    assert seen == Table(revision=4, guarded=(VETH,), allowed={(VETH, MAC): LABEL})
+
+
+@pytest.mark.parametrize(
+    ("states", "verb", "wanted", "asked"),
+    [
+        ((), "ADD", True, 0),
+        ((), "CHECK", False, 0),
+        ((), "DEL", False, 1),
+        (("our spoof check",), "DEL", True, 2),
+        (("our spoof check",), "CHECK", True, 4),
+    ],
+)
+def test_each_verb_asks_no_more_than_it_needs(states: tuple[str, ...], verb: str, wanted: bool, asked: int) -> None:
+    doors = ScriptedDoors(*states)
+    spoof.look(doors, OWNER, wanted, verb)
+    assert len(doors.asked) == asked
+
+
+@pytest.mark.parametrize(
+    ("states", "removed"),
+    [
+        ((), ""),
+        (("our spoof check",), spoof.remove([(VETH, MAC)])),
+        (("go spoof check",), f"delete chain bridge nat {GO_SPOOF}\n"),
+    ],
+)
+def test_del_removes_ours_and_the_go_bridges(states: tuple[str, ...], removed: str) -> None:
+    told = "".join(step.text for step in spoof.plan_del(OWNER, spoof.look(ScriptedDoors(*states), OWNER, False, "DEL")))
+    assert removed in told and bool(told) is bool(removed)
+    assert spoof.plan_del(OTHER, spoof.look(ScriptedDoors(*states), OTHER, False, "DEL")) == []
+
+
+@pytest.mark.parametrize("state", ["our spoof check", "go spoof check"])
+@pytest.mark.parametrize("mac", [MAC, MAC.upper()])
+def test_an_intact_check_satisfies(state: str, mac: str) -> None:
+    assert spoof.check(OWNER, VETH, mac, spoof.look(ScriptedDoors(state), OWNER, True, "CHECK")) == []
+
+
+@pytest.mark.parametrize(
+    ("states", "veth", "mac", "problem"),
+    [
+        ((), VETH, MAC, f"no MAC spoof check for {VETH}"),
+        (("our spoof check",), "veth9", MAC, "no MAC spoof check for veth9"),
+        (("our spoof check",), VETH, "02:00:00:00:00:02", f"allows {MAC} for {LABEL}, expected 02:00:00:00:00:02"),
+        (("go spoof check",), VETH, "02:00:00:00:00:02", f"no MAC spoof check for {VETH}"),
+    ],
+)
+def test_a_missing_or_wrong_check_is_told(states: tuple[str, ...], veth: str, mac: str, problem: str) -> None:
+    (told,) = spoof.check(OWNER, veth, mac, spoof.look(ScriptedDoors(*states), OWNER, True, "CHECK"))
+    assert problem in told
+
+
+@pytest.mark.parametrize("damage", ["rule", "hook"])
+def test_a_damaged_chain_is_told(damage: str) -> None:
+    outline = [
+        {kind: {key: value for key, value in body.items() if key != damage}}
+        for entry in ANSWERS["our spoof check"]["list ruleset bridge"]
+        for kind, body in entry.items()
+        if kind != damage
+    ]
+    doors = ScriptedDoors("our spoof check", changes={"list ruleset bridge": outline})
+    (told,) = spoof.check(OWNER, VETH, MAC, spoof.look(doors, OWNER, True, "CHECK"))
+    assert "is gone or changed" in told
+
+
+@pytest.mark.parametrize(
+    ("network", "keep", "steps"),
+    [("dbnet", [], ["remove MAC spoof checks of 1 pods", f"remove the empty nftables table {spoof.TABLE}"]),
+     ("dbnet", [OWNER], []), ("db", [], []), ("other", [], [])],
+)  # fmt: skip
+def test_gc_removes_what_is_not_kept_and_then_what_is_empty(network: str, keep: list[Owner], steps: list[str]) -> None:
+    plan = spoof.plan_gc(ScriptedDoors("our spoof check"), network, frozenset(keep))
+    assert [step.describe() for step in plan] == steps
+    assert all(step.yields for step in plan)
+
+
+def test_gc_of_an_untouched_host_has_nothing_to_do() -> None:
+    assert spoof.plan_gc(ScriptedDoors("go spoof check"), "dbnet", frozenset()) == []
