@@ -67,9 +67,7 @@ class Node:
     def __enter__(self) -> Node:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
     def close(self) -> None:
@@ -116,9 +114,7 @@ class Node:
         """Run a shell script in the node (or a pod) up to its first failing line; its standard output."""
         return self.run("sh", "-ec", script, pod=pod, check=check).stdout.decode()
 
-    def spawn(
-        self, *command: str, pod: str | None = None, env: Mapping[str, str] | None = None
-    ) -> subprocess.Popen[bytes]:
+    def spawn(self, *command: str, pod: str | None = None, env: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
         """Start a command in the node (or a pod); it is ended with the node at the latest."""
         child = subprocess.Popen(
             self.argv(command, pod=pod),
@@ -183,7 +179,7 @@ class Node:
 
     # -- traffic --
 
-    def pings(self, target: str, *, pod: str | None = None, seconds: float = 2) -> bool:
+    def pings(self, target: str, *, pod: str | None = None, seconds: float = 4) -> bool:
         """Whether one echo of a few tries to target is answered."""
         until = time.monotonic() + seconds
         while True:

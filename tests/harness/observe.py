@@ -34,9 +34,7 @@ def links(node: Node, *, pod: str | None = None) -> dict[str, Json]:
     return {link["ifname"]: link for link in ip(node, "-d", "link", "show", pod=pod)}
 
 
-def addresses(
-    node: Node, device: str, *, pod: str | None = None, link_local: bool = False
-) -> dict[str, Json]:
+def addresses(node: Node, device: str, *, pod: str | None = None, link_local: bool = False) -> dict[str, Json]:
     """Addresses of a device as `address/length`; IPv6 link-local ones only on request."""
     found = {}
     for link in ip(node, "addr", "show", "dev", device, pod=pod):
@@ -46,9 +44,7 @@ def addresses(
     return found
 
 
-def routes(
-    node: Node, *, pod: str | None = None, table: str = "main", link_local: bool = False
-) -> list[Json]:
+def routes(node: Node, *, pod: str | None = None, table: str = "main", link_local: bool = False) -> list[Json]:
     """Routes of both families in one table ("all": every table but the kernel's own `local`)."""
     found = []
     for family in ("-4", "-6"):
@@ -61,11 +57,7 @@ def routes(
 
 def default_gateways(node: Node, *, pod: str | None = None) -> set[str]:
     """The gateways of the default routes, both families."""
-    return {
-        str(route.get("gateway", route["dev"]))
-        for route in routes(node, pod=pod)
-        if route["dst"] == "default"
-    }
+    return {str(route.get("gateway", route["dev"])) for route in routes(node, pod=pod) if route["dst"] == "default"}
 
 
 def bridge_port(node: Node, device: str) -> Json:
@@ -142,14 +134,10 @@ def snapshot(node: Node, *, with_files: bool = True) -> Json:
         "sysctls": dict(zip(SYSCTLS, _read(node, SYSCTLS), strict=True)),
     }
     if with_files:
-        seen["files"] = {
-            path: content for path, content in files(node).items() if "/last_reserved_ip." not in path
-        }
+        seen["files"] = {path: content for path, content in files(node).items() if "/last_reserved_ip." not in path}
     for pod in (None, *node.pods):
         where = pod or "node"
-        seen[f"{where} links"] = {
-            link["ifname"]: _link_facts(link) for link in ip(node, "-d", "addr", "show", pod=pod)
-        }
+        seen[f"{where} links"] = {link["ifname"]: _link_facts(link) for link in ip(node, "-d", "addr", "show", pod=pod)}
         seen[f"{where} routes"] = sorted(
             json.dumps({k: v for k, v in route.items() if k != "flags"}, sort_keys=True)
             for route in routes(node, pod=pod, table="all")
@@ -181,9 +169,7 @@ def _read(node: Node, names: tuple[str, ...]) -> list[str]:
 
 def _automatic(route: Json) -> bool:
     """Whether the kernel made the route by itself, for an IPv6 link-local or multicast prefix."""
-    return (
-        str(route["dst"]).startswith(("fe80:", "ff00:", "multicast ff00:")) or route.get("type") == "anycast"
-    )
+    return str(route["dst"]).startswith(("fe80:", "ff00:", "multicast ff00:")) or route.get("type") == "anycast"
 
 
 def _link_facts(link: Json) -> Json:

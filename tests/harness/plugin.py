@@ -59,17 +59,13 @@ class Outcome:
         """
         assert self.status == 1, f"expected an error, exit status 1\n{self!r}"
         error = self.json
-        assert isinstance(error, dict) and type(error.get("code")) is int, (
-            f"expected an error object\n{self!r}"
-        )
+        assert isinstance(error, dict) and type(error.get("code")) is int, f"expected an error object\n{self!r}"
         assert isinstance(error.get("msg"), str) and error["msg"], f"the error has no msg\n{self!r}"
         assert isinstance(error.get("details", ""), str), f"details is not a text\n{self!r}"
         if self.ours:
             assert error["code"] == code, f"expected code {code}\n{self!r}"
             told = f"{error['msg']}\n{error.get('details', '')}"
-            assert re.search(says, told, re.IGNORECASE | re.DOTALL), (
-                f"the message does not say {says!r}\n{self!r}"
-            )
+            assert re.search(says, told, re.IGNORECASE | re.DOTALL), f"the message does not say {says!r}\n{self!r}"
         else:
             assert error["code"] == code or error["code"] >= 100, f"expected code {code} or >= 100\n{self!r}"
         return error
@@ -114,9 +110,7 @@ class Executables:
             **(env or {}),
         }
         stdin = stdin if stdin is not None else json.dumps(config or {}).encode()
-        return self.execute(
-            plugin, {k: v for k, v in given.items() if v is not None}, stdin, node=node, timeout=timeout
-        )
+        return self.execute(plugin, {k: v for k, v in given.items() if v is not None}, stdin, node=node, timeout=timeout)
 
     def execute(
         self,

@@ -24,11 +24,7 @@ def make_wrappers(folder: Path = FOLDER) -> Path:
     """Write the scripts that are missing or stale; each appears whole, so parallel workers may all do it."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in NAMES:
-        text = (
-            "#!/bin/sh\n"
-            f"export PYTHONPATH={shlex.quote(str(ROOT))}\n"
-            f'exec {shlex.quote(python())} -m cni {name} "$@"\n'
-        )
+        text = f'#!/bin/sh\nexport PYTHONPATH={shlex.quote(str(ROOT))}\nexec {shlex.quote(python())} -m cni {name} "$@"\n'
         script = folder / name
         if script.exists() and script.read_text() == text and os.access(script, os.X_OK):
             continue
