@@ -211,14 +211,18 @@ class DropGateway(Op, frozen=True, kw_only=True):
 
 
 class DeleteAddress(Op, frozen=True, kw_only=True):
-    """Remove an address; one that is gone already is fine."""
+    """Remove an address of the host's that is in the way; one that is gone already is fine."""
 
+    shared: bool = True
     side: Side
     ifname: str
     address: Cidr
 
     def describe(self) -> str:
         return f"delete address {self.address} from {self.ifname} on the {self.side.value}"
+
+    def inverse(self) -> Op | None:
+        return AddAddress(side=self.side, ifname=self.ifname, address=self.address)
 
 
 class AddRoute(Op, frozen=True, kw_only=True):
