@@ -1,0 +1,1 @@
+"""Planning and describing kernel work, without a kernel."""

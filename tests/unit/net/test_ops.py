@@ -1,0 +1,162 @@
+"""Operations: every one says in words what it does, and every creation has the inverse that takes back exactly it."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+from typing import Any
+
+import pytest
+
+from cni.net import execute, ops
+from cni.net.ops import HOST, SANDBOX
+from cni.nft import ops as rules
+from cni.spec.addresses import parse_cidr
+from cni.spec.result import Route
+
+V4, V6 = parse_cidr("10.0.0.5/24"), parse_cidr("fd00::5/64")
+VETH: dict[str, Any] = {"name": "veth1", "mac": "02::1", "peer": "eth0", "peer_mac": "02::2", "label": "podwire/n/c/eth0"}
+
+# operation, what it says, its inverse
+TABLE: list[tuple[Any, str, Any]] = [
+    (ops.CreateBridge(name="br0"), "create bridge br0", ops.DeleteUnusedBridge(name="br0")),
+    (
+        ops.CreateBridge(name="br0", mtu=1400, vlan_filtering=True),
+        "create bridge br0, MTU 1400, VLAN filtering on",
+        ops.DeleteUnusedBridge(name="br0"),
+    ),
+    (ops.DeleteUnusedBridge(name="br0"), "delete bridge br0 if nothing is attached to it", None),
+    (
+        ops.CreateVeth(**VETH),
+        "create veth veth1, its peer eth0 (02::2) in the sandbox",
+        ops.DeleteLink(side=HOST, name="veth1"),
+    ),
+    (
+        ops.CreateVeth(**VETH, bridge="br0", hairpin=True, isolated=True, mtu=1400),
+        "create veth veth1 as a port of br0, hairpin, isolated, MTU 1400, its peer eth0 (02::2) in the sandbox",
+        ops.DeleteLink(side=HOST, name="veth1"),
+    ),
+    (
+        ops.CreateVlanGateway(name="br0.5", port="veth2", bridge="br0", vid=5),
+        "create br0.5, the host's interface in VLAN 5 of br0",
+        ops.DropVlanGateway(name="br0.5", port="veth2", bridge="br0"),
+    ),
+    (
+        ops.DropVlanGateway(name="br0.5", port="veth2", bridge="br0"),
+        "delete br0.5 if nothing else is attached to br0",
+        None,
+    ),
+    (ops.DeleteLink(side=SANDBOX, name="eth0"), "delete link eth0 on the sandbox", None),
+    (ops.SetLink(side=SANDBOX, name="eth0", up=True), "set link eth0 on the sandbox: up on", None),
+    (
+        ops.SetLink(shared=True, side=HOST, name="br0", up=True, promisc=True, vlan_filtering=False),
+        "set link br0 on the host: up on, promisc on, VLAN filtering off",
+        ops.SetLink(side=HOST, name="br0", up=False, promisc=False, vlan_filtering=True),
+    ),
+    (
+        ops.SetLink(shared=True, side=HOST, name="br0", promisc=True),
+        "set link br0 on the host: promisc on",
+        ops.SetLink(side=HOST, name="br0", promisc=False),
+    ),
+    (ops.PinMac(name="br0"), "pin the hardware address of br0", None),
+    (ops.SetVlans(name="veth1", pvid=5), "set VLANs of port veth1: untagged 5", None),
+    (
+        ops.SetVlans(name="veth1", pvid=1, tagged=((5, 5), (7, 9))),
+        "set VLANs of port veth1: untagged 1, tagged 5, 7-9",
+        None,
+    ),
+    (ops.AddAddress(side=SANDBOX, ifname="eth0", address=V4), "add address 10.0.0.5/24 to eth0 on the sandbox", None),
+    (
+        ops.AddGateway(ifname="br0", bridge="br0", address=V6),
+        "add gateway address fd00::5/64 to br0",
+        ops.DropGateway(ifname="br0", bridge="br0", address=V6),
+    ),
+    (
+        ops.DropGateway(ifname="br0", bridge="br0", address=V6),
+        "remove gateway address fd00::5/64 from br0 if nothing is attached to it",
+        None,
+    ),
+    (
+        ops.DeleteAddress(side=HOST, ifname="br0", address=V4),
+        "delete address 10.0.0.5/24 from br0 on the host",
+        ops.AddAddress(side=HOST, ifname="br0", address=V4),
+    ),
+    (
+        ops.AddRoute(side=SANDBOX, ifname="eth0", route=Route(parse_cidr("0.0.0.0/0"), ip_address("10.0.0.1"))),
+        "add route 0.0.0.0/0 via 10.0.0.1 through eth0 on the sandbox",
+        None,
+    ),
+    (
+        ops.AddRoute(side=SANDBOX, ifname="eth0", route=Route(V6)),
+        "add route fd00::5/64 through eth0 on the sandbox",
+        None,
+    ),
+    (
+        ops.SetSysctls(side=SANDBOX, values=(("net/a", "0"), ("net/b", "1"))),
+        "write sysctls on the sandbox: net/a=0, net/b=1",
+        None,
+    ),
+    (ops.AwaitPort(name="veth1"), "wait until veth1 is up", None),
+    (ops.AwaitDad(ifname="eth0"), "wait for duplicate address detection on eth0", None),
+    (
+        ops.Announce(ifname="eth0", mac="02::2", addresses=(V4.ip, V6.ip)),
+        "announce 10.0.0.5, fd00::5 from eth0",
+        None,
+    ),
+    (rules.RunNft(text="t", what="change a rule"), "change a rule", None),
+    (
+        rules.RunNft(text="t", undo="u", what="change a rule"),
+        "change a rule",
+        rules.RunNft(text="u", what="undo: change a rule", yields=True),
+    ),
+    (rules.RunIptables(v6=True, text="t", what="change it"), "change it", None),
+    (
+        rules.RunIptables(v6=True, text="t", undo="u", legacy=True, what="change it"),
+        "change it",
+        rules.RunIptables(v6=True, text="u", legacy=True, what="undo: change it"),
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("op", "says", "inverse"), TABLE, ids=lambda value: type(value).__name__ if not isinstance(value, str) else ""
+)
+def test_words_and_inverse(op: Any, says: str, inverse: Any) -> None:
+    assert op.describe() == says
+    assert op.inverse() == inverse
+
+
+def every_kind() -> set[type[Any]]:
+    """Every operation there is, found by inspection."""
+    modules = (ops, rules)
+    return {
+        value
+        for module in modules
+        for value in vars(module).values()
+        if isinstance(value, type) and value.__module__ == module.__name__ and "describe" in vars(value) and value is not ops.Op
+    }
+
+
+def test_the_table_above_is_complete() -> None:
+    assert {type(op) for op, _, _ in TABLE} == every_kind()
+
+
+def test_every_operation_can_be_carried_out() -> None:
+    assert set(execute.APPLY) == every_kind()
+
+
+def test_inverses_can_be_carried_out_and_end_there() -> None:
+    """An inverse that had a shared inverse of its own would not matter, for nobody asks; one that is unknown would."""
+    for op, _, inverse in TABLE:
+        assert inverse is None or type(inverse) in execute.APPLY, op
+
+
+def test_what_is_shared_says_so() -> None:
+    """`undo` takes these back only while no other call is at work."""
+    shared = {type(op).__name__ for op, _, inverse in TABLE if inverse is not None and op.shared}
+    assert shared == {"CreateBridge", "CreateVlanGateway", "AddGateway", "SetLink", "DeleteAddress"}
+
+
+def test_the_plain_operation_cannot_be_described() -> None:
+    with pytest.raises(NotImplementedError):
+        ops.Op().describe()
+    assert ops.Op().inverse() is None
