@@ -63,8 +63,10 @@ def test_a_plan_for_both_families() -> None:
 def test_duplicate_address_detection_on_request() -> None:
     plan = plan_interface("eth0", lease("fd00::5/64 fd00::1", routes=(route("::/0"),)), dad=True)
     assert told(plan)[1:] == [
-        "write sysctls on the sandbox: net/ipv6/conf/eth0/enhanced_dad=1, net/ipv6/conf/eth0/accept_dad=1,"
-        " net/ipv6/conf/eth0/keep_addr_on_down=1, net/ipv4/conf/eth0/arp_notify=1",
+        (
+            "write sysctls on the sandbox: net/ipv6/conf/eth0/enhanced_dad=1, net/ipv6/conf/eth0/accept_dad=1,"
+            " net/ipv6/conf/eth0/keep_addr_on_down=1, net/ipv4/conf/eth0/arp_notify=1"
+        ),
         "add address fd00::5/64 to eth0 on the sandbox",
         "set link eth0 on the sandbox: up on",
         "wait for duplicate address detection on eth0",
