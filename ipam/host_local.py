@@ -21,7 +21,7 @@ from ipam.allocate import Refusal
 from ipam.boot import boot_time
 from ipam.folder import obstacle
 from ipam.leases import mine
-from ipam.leasing import ENLARGE, choose_in, lease, release
+from ipam.leasing import ENLARGE, choose_in, lease, raise_together, release
 from ipam.ranges import RangeConf, RangeSet, read_sets
 from ipam.wanted import Args, Capabilities, RuntimeConfig, one_of_each_family, read_ip
 
@@ -112,12 +112,11 @@ def delete(conf: Conf, call: Call) -> None:
 
     prevResult, which names addresses, is not used: it saves nothing, because leases it does not name must be found too.
     """
-    problems: list[str] = []
+    problems: list[CNIError] = []
     with store.for_writing(conf.folder, call.notes, create=False) as leases:
         for held in mine(leases.held_by(call.owner)):
             release(leases, held.address, problems)
-    if problems:
-        raise CNIError("; ".join(problems))
+    raise_together(problems)
 
 
 def check(conf: Conf, call: Call, prev: Result | None) -> list[str]:
@@ -145,7 +144,7 @@ def gc(conf: Conf, call: Call, keep: frozenset[Owner]) -> list[str]:
     """
     containers = {owner.container_id for owner in keep}
     lines: list[str] = []
-    problems: list[str] = []
+    problems: list[CNIError] = []
     with store.for_writing(conf.folder, call.notes, create=False) as leases:
         for address in leases.blank():
             if release(leases, address, problems):
@@ -156,8 +155,7 @@ def gc(conf: Conf, call: Call, keep: frozenset[Owner]) -> list[str]:
                 continue
             if release(leases, held.address, problems):
                 lines.append(f"released {held.address} of {held}")
-    if problems:
-        raise CNIError("; ".join(problems))
+    raise_together(problems)
     return lines
 
 

@@ -66,14 +66,20 @@ def choose_in(
     return outcome
 
 
-def release(leases: Store, address: Ip, problems: list[str]) -> bool:
-    """Release an address; False, and a line in ``problems``, when that failed. So one failure does not keep the rest back."""
+def release(leases: Store, address: Ip, problems: list[CNIError]) -> bool:
+    """Release an address; False, and an entry in ``problems``, when that failed. So one failure does not keep the rest back."""
     try:
         leases.release(address)
     except CNIError as error:
-        problems.append(str(error))
+        problems.append(error)
         return False
     return True
+
+
+def raise_together(problems: Sequence[CNIError]) -> None:
+    """Raise what was collected as one error, with the code of the first; nothing happens when there is nothing."""
+    if problems:
+        raise CNIError("; ".join(map(str, problems)), code=problems[0].code)
 
 
 def _former(leases: Store, sets: Sequence[RangeSet], owner: Owner, booted: Callable[[], float]) -> list[Lease]:
@@ -109,8 +115,10 @@ def _write(leases: Store, choices: Sequence[Choice], owner: Owner, notes: list[s
             reserved.append(choice.address)
             leases.remember(choice.index, choice.address)
     except BaseException:
+        problems: list[CNIError] = []
         for address in reserved:
-            release(leases, address, notes)
+            release(leases, address, problems)
+        notes.extend(map(str, problems))
         raise
 
 

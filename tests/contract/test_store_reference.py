@@ -70,7 +70,8 @@ class Pair:
                 return host_local.add(conf, call)
             if verb == "CHECK":
                 return "; ".join(host_local.check(conf, call, None)) or None
-            return host_local.delete(conf, call)
+            host_local.delete(conf, call)
+            return None
         except CNIError as error:
             return error.msg
 
