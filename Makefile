@@ -85,18 +85,18 @@ $(CNITOOL): packaging/cnitool.sh packaging/debian-sources.sh
 
 ## Ship it
 
-bundle: $(BUNDLE) ## build/bundle/podwire, one program for all plugins that needs no Python
+bundle: $(BUNDLE) ## build/bundle: one program under every plugin's name, no Python needed
 
 # Built beside and put in place at the end, because a test run may be using the one that is there.
 $(BUNDLE): $(STAMP) $(CODE) $(wildcard packaging/*.py packaging/*.spec packaging/lean/*.py)
 	rm -rf build/bundle.new
 	PYI_LOG_LEVEL=WARN $(PY) -m PyInstaller --noconfirm --distpath build/bundle.new --workpath build/bundle.work \
 		packaging/podwire.spec
-	rm -rf build/bundle.work build/bundle && mv build/bundle.new build/bundle
+	rm -rf build/bundle.work build/bundle && mv build/bundle.new/podwire build/bundle && rmdir build/bundle.new
 	@touch $@
 
 install: $(BUNDLE) ## the plugins into CNI_BIN_DIR, what they need into PREFIX
-	DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' CNI_BIN_DIR='$(CNI_BIN_DIR)' packaging/install.sh install $(BUNDLE)
+	DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' CNI_BIN_DIR='$(CNI_BIN_DIR)' packaging/install.sh install $(dir $(BUNDLE))
 
 uninstall: ## take them off again; plugins that were there before come back
 	DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' CNI_BIN_DIR='$(CNI_BIN_DIR)' packaging/install.sh uninstall

@@ -52,10 +52,13 @@ in_use() {
 }
 
 install_bundle() {
-    local bundle=$1 release previous name link old
-    [ -x "$bundle/podwire" ] && [ -s "$bundle/plugins" ] || fail "'$bundle' is no bundle: run make bundle first"
+    local bundle=$1 release previous name link old plugins
+    [ -x "$bundle/podwire" ] || fail "'$bundle' is no bundle: run make bundle first"
+    # In a bundle each plugin is a link to the program.
+    mapfile -t plugins < <(find "$bundle" -maxdepth 1 -type l -printf '%f\n' | sort)
+    [ ${#plugins[@]} -gt 0 ] || fail "'$bundle' has no plugins: run make bundle first"
     mkdir -p "$home/lib" "$home/bin" "$home/replaced" "$plugins_dir"
-    for name in $(cat "$bundle/plugins"); do
+    for name in "${plugins[@]}"; do
         [ ! -d "$plugins_dir/$name" ] || [ -L "$plugins_dir/$name" ] || fail "$plugins_dir/$name is a folder; move it away"
     done
 
@@ -69,7 +72,7 @@ install_bundle() {
     put_link "$(basename "$release")" "$home/lib/podwire"
     put_link ../lib/podwire/podwire "$home/bin/podwire"
 
-    for name in $(cat "$bundle/plugins"); do
+    for name in "${plugins[@]}"; do
         link=$plugins_dir/$name
         is_ours "$link" && continue
         if [ -e "$link" ] || [ -L "$link" ]; then put_copy "$link" "$home/replaced/$name"; fi
@@ -77,14 +80,14 @@ install_bundle() {
     done
     # A plugin that this release no longer has.
     for link in "$plugins_dir"/*; do
-        if is_ours "$link" && ! grep -qxF "$(basename "$link")" "$bundle/plugins"; then give_back "$link"; fi
+        if is_ours "$link" && [ ! -L "$bundle/$(basename "$link")" ]; then give_back "$link"; fi
     done
 
     for old in "$home"/lib/podwire-*; do
         case $(basename "$old") in "$(basename "$release")" | "$previous") continue ;; esac
         in_use "$old" || rm -rf "$old"
     done
-    echo "installed $(wc -l <"$bundle/plugins") plugins in $plugins_dir and the command $home/bin/podwire"
+    echo "installed ${#plugins[@]} plugins in $plugins_dir and the command $home/bin/podwire"
 }
 
 # Remove our link; what was there before us comes back.
@@ -100,11 +103,19 @@ give_back() {
 }
 
 uninstall() {
-    local link left
+    local link left release
     for link in "$plugins_dir"/*; do
         if is_ours "$link"; then give_back "$link"; fi
     done
-    rm -rf "$home/lib/podwire" "$home"/lib/podwire-* "$home/bin/podwire"
+    rm -f "$home/lib/podwire" "$home/bin/podwire"
+    # No new call can start now; those that are running load modules until they end.
+    for release in "$home"/lib/podwire-*; do
+        for _ in {1..100}; do
+            in_use "$release" || break
+            sleep 0.1
+        done
+        rm -rf "$release"
+    done
     left=$(find "$home/replaced" -mindepth 1 2>/dev/null || true)
     if [ -n "$left" ]; then
         printf 'kept, because something else has taken the name since:\n%s\n' "$left"
