@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 import msgspec
 
 from cni import __version__
-from cni.delegate import delegate, provider, serve, undo_add
+from cni.delegate import delegate, find, provider, serve, undo_add
 from cni.registry import PLUGINS
 from cni.spec import versions
 from cni.spec.call import VERBS, Call, check_env, parse_args
@@ -27,6 +27,7 @@ from cni.spec.errors import (
     DecodeError,
     EnvError,
     HostSandbox,
+    NotAvailable,
     UnknownSandbox,
 )
 from cni.spec.result import Result, error_document, read_result, render, version_document
@@ -102,7 +103,7 @@ def _call(env: Mapping[str, str], stdin: bytes, document: dict[str, Any], versio
     network = check_network_name(_name(document))
     verb = env["CNI_COMMAND"]
     if verb not in VERBS:
-        raise EnvError(f"unknown CNI_COMMAND: {verb}")
+        raise EnvError(f"unknown CNI_COMMAND: {verb if verb.isprintable() else repr(verb)}")
     versions.require(verb, version)
     return Call(
         verb=verb,
@@ -246,6 +247,10 @@ def _status(plugin: Plugin, call: Call, prev: Result | None) -> bytes:
         host.close()
     ipam = _ipam(conf)
     if ipam:
+        try:
+            find(ipam, call.path)
+        except CNIError as error:
+            raise NotAvailable(error.msg, error.details) from error
         delegate(ipam, call)
     return b""
 

@@ -71,6 +71,16 @@ class Host:
         """Write sysctls on a side; see ``netns.write_sysctls``."""
         netns.write_sysctls(self._fd(side), values, must)
 
+    def is_sandbox(self, path: str) -> bool:
+        """Whether a path leads to this call's sandbox."""
+        if self.sandbox_fd is None:
+            return False
+        try:
+            seen = os.stat(path)
+        except OSError:
+            return False
+        return (seen.st_dev, seen.st_ino) == netns.identity(self.sandbox_fd)
+
     def announce(self, ifname: str, mac: str, addresses: tuple[Ip, ...]) -> None:
         """Send one announcement for each address out of a link of the sandbox."""
         with netns.open_socket(self.sandbox_fd, socket.AF_PACKET, socket.SOCK_RAW, 0) as packets:

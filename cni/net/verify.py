@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from cni.net.configure import routes
 
 if TYPE_CHECKING:
@@ -19,13 +21,24 @@ if TYPE_CHECKING:
     from cni.spec.result import Interface, Result, Route
 
 
-def interface(prev: Result, ifname: str, sandbox: str) -> Interface | None:
-    """prevResult's entry for the interface of a sandbox; by name alone when the sandbox is written differently there.
+def interface(prev: Result, ifname: str) -> Interface | None:
+    """prevResult's entry for an interface of the sandbox."""
+    return next((entry for entry in prev.interfaces if entry.name == ifname and entry.sandbox), None)
 
-    A runtime may have named the same namespace by another path at ADD (a symbolic link, /var/run for /run).
+
+def sandbox(prev: Result, ifname: str) -> str:
+    """The sandbox that prevResult has the interface in; empty when it lists none.
+
+    A caller compares namespaces, not texts: a runtime may name the same one by another path than at ADD (a symbolic link,
+    /var/run for /run), where the reference fails.
     """
-    named = [entry for entry in prev.interfaces if entry.name == ifname and entry.sandbox]
-    return next((entry for entry in named if entry.sandbox == sandbox), named[0] if named else None)
+    entry = interface(prev, ifname)
+    return entry.sandbox if entry is not None else ""
+
+
+def own(prev: Result, ifname: str) -> Result:
+    """prevResult with the addresses of this interface only: those on others are a later plugin's business."""
+    return msgspec.structs.replace(prev, ips=tuple(ip for ip in prev.ips if _is_of(prev, ip.interface, ifname)))
 
 
 def link(seen: Link | None, ifname: str, kind: str, wanted: Interface | None, mtu: int = 0) -> list[str]:
@@ -46,10 +59,9 @@ def link(seen: Link | None, ifname: str, kind: str, wanted: Interface | None, mt
 
 
 def addresses(prev: Result, ifname: str, seen: Iterable[Cidr]) -> list[str]:
-    """Addresses of prevResult for this interface that are gone."""
+    """Addresses of prevResult that are gone."""
     present = set(seen)
-    own = [ip.address for ip in prev.ips if _is_of(prev, ip.interface, ifname)]
-    return [f"address {address} is gone from interface {ifname}" for address in own if address not in present]
+    return [f"address {ip.address} is gone from interface {ifname}" for ip in prev.ips if ip.address not in present]
 
 
 def route_problems(prev: Result, ifname: str, seen: Iterable[RouteSeen]) -> list[str]:

@@ -126,8 +126,9 @@ def plan_del(owner: Owner, facts: Facts) -> Plan:
         subnets = [name for name in facts.subnets if masq.holds(name, address)]
         if subnets:
             plan.append(_forget(owner.label, str(address), subnets))
-    if facts.table is not None:
-        plan += _sweep(seen, [address for address, label in seen.owners.items() if label == owner.label])
+    known = [address for address, label in seen.owners.items() if label == owner.label]
+    if known:
+        plan += _sweep(seen, known)
     sources = [str(address.ip) for address in facts.addresses]
     plan += [step for chain in facts.chains if (step := reference.remove_chain(chain, sources)) is not None]
     prefix = reference.masq_comment(owner)

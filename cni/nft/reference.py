@@ -23,8 +23,6 @@ from cni.nft.ops import RunIptables, RunNft
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from cni.nft.apply import Nft
-    from cni.nft.iptables import Iptables
     from cni.spec.owner import Owner
 
 MASQ_TABLE, MASQ_CHAIN = "cni_plugins_masquerade", "masq_checks"
@@ -33,13 +31,27 @@ SPOOF_TABLE, SPOOF_BASE = "nat", "PREROUTING"
 _IP = {False: "ip", True: "ip6"}
 
 
+class NftReader(Protocol):
+    """What is read through ``cni.nft.apply``."""
+
+    def query(self, text: str) -> list[dict[str, Any]]: ...
+    def outline(self, family: str) -> list[dict[str, Any]]: ...
+
+
+class IptablesReader(Protocol):
+    """What is read through ``cni.nft.iptables``."""
+
+    def save(self, v6: bool, legacy: bool = False) -> str: ...
+    def legacy_nat(self, v6: bool) -> bool: ...
+
+
 class Doors(Protocol):
     """Where rules are read: the host of a call."""
 
     @property
-    def nft(self) -> Nft: ...
+    def nft(self) -> NftReader: ...
     @property
-    def iptables(self) -> Iptables: ...
+    def iptables(self) -> IptablesReader: ...
 
 
 class MasqRule(msgspec.Struct, frozen=True):

@@ -153,6 +153,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     host_veth: Link | None = None
     port_vlans: tuple[Vlan, ...] = ()
     forwarding: tuple[bool, ...] = ()
+    same_sandbox: bool = True
     masquerade: masquerade.Facts
     spoof: spoof.Facts
 
@@ -200,6 +201,7 @@ def look(conf: Conf, call: Call, host: Host, known: Result | None) -> Facts:
         gateway_addresses=host.root.addresses(conf.gateway_link) if conf.gateway and link is not None else (),
         container_routes=host.sandbox.routes(call.ifname) if checking and host.sandbox is not None else (),
         port_vlans=host.root.vlans(host_veth.name) if checking and conf.filters_vlans and host_veth is not None else (),
+        same_sandbox=not checking or known is None or host.is_sandbox(verify.sandbox(known, call.ifname)),
         forwarding=tuple(host.sysctl(HOST, FORWARDING[v6]) == "1" for v6 in (False, True)) if checking else (),
     )
 
@@ -278,8 +280,11 @@ def plan_del(conf: Conf, call: Call, facts: Facts) -> Plan:
 
 def check(conf: Conf, call: Call, facts: Facts, prev: Result) -> list[str]:
     """Everything that ADD set up and that can be seen, a line for each thing that is not so any more."""
-    wanted = verify.interface(prev, call.ifname, call.netns)
+    wanted = verify.interface(prev, call.ifname)
     problems = [] if wanted is not None else [f"prevResult lists no interface {call.ifname} in a sandbox"]
+    if wanted is not None and not facts.same_sandbox:
+        problems.append(f"prevResult has {call.ifname} in sandbox {wanted.sandbox!r}, which is not {call.netns!r}")
+    own = verify.own(prev, call.ifname)
     container = facts.container
     if conf.disable_container_interface and container is not None:
         container = msgspec.structs.replace(container, up=True)
@@ -287,11 +292,11 @@ def check(conf: Conf, call: Call, facts: Facts, prev: Result) -> list[str]:
     problems += _check_bridge(conf, facts)
     problems += _check_port(conf, facts)
     if facts.container is not None:
-        problems += verify.addresses(prev, call.ifname, facts.container_addresses)
-        problems += verify.route_problems(prev, call.ifname, facts.container_routes)
+        problems += verify.addresses(own, call.ifname, facts.container_addresses)
+        problems += verify.route_problems(own, call.ifname, facts.container_routes)
     if conf.gateway:
-        problems += _check_gateway(conf, facts, prev)
-    addresses = tuple(ip.address for ip in prev.ips)
+        problems += _check_gateway(conf, facts, own)
+    addresses = tuple(ip.address for ip in own.ips)
     if conf.ip_masq and conf.ipam.type:
         problems += masquerade.check(call.owner, addresses, conf.backend, facts.masquerade)
     if conf.macspoofchk and facts.host_veth is not None and facts.container is not None:
@@ -345,10 +350,10 @@ def _container_mac(conf: Conf, call: Call) -> str:
     """
     given = conf.runtime_config.mac or conf.args.cni.mac
     if given:
-        return given
+        return str(given)
     if "MAC" in call.args:
         try:
-            return parse_mac(call.args["MAC"])
+            return str(parse_mac(call.args["MAC"]))
         except ValueError as error:
             raise EnvError(f"invalid MAC in CNI_ARGS: {error}") from error
     return call.owner.mac("container")
@@ -447,6 +452,8 @@ def _check_port(conf: Conf, facts: Facts) -> list[str]:
         problems.append(f"{port.name} is not a port of bridge {conf.bridge}")
     if not port.up:
         problems.append(f"{port.name} is down")
+    if facts.container is not None and port.mtu != facts.container.mtu:
+        problems.append(f"{port.name} has MTU {port.mtu}, its peer in the sandbox {facts.container.mtu}")
     for what, wanted, seen in (
         ("hairpin mode", conf.hairpin_mode, port.hairpin),
         ("port isolation", conf.port_isolation, port.isolated),

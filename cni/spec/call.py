@@ -56,14 +56,14 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     def valid_owners(self) -> frozenset[Owner] | None:
         """GC: the attachments of this network that are in use; None when the configuration does not say.
 
-        Absent and empty differ: empty means that none is valid, absent that nothing is known (the Go type cannot tell them
-        apart). libcni sends the list under both names, because the specification once used the second one
+        Absent (or null) and empty differ: empty means that none is valid, absent that nothing is known (the Go type cannot tell
+        them apart). libcni sends the list under both names, because the specification once used the second one
         (containernetworking/cni#1101).
         """
         for key in ("cni.dev/valid-attachments", "cni.dev/attachments"):
             listed = lookup(self.config, key)
-            if listed is not None or key in self.config:
-                entries = convert(listed or [], tuple[Attachment, ...], key)
+            if listed is not None:
+                entries = convert(listed, tuple[Attachment, ...], key)
                 return frozenset(Owner(self.network, entry.container_id, entry.ifname) for entry in entries)
         return None
 
