@@ -7,9 +7,10 @@ keeps, ``ipam.leasing`` puts the two together; here is what a configuration mean
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import msgspec
+from msgspec import Meta
 
 from cni.spec.addresses import Ip
 from cni.spec.conf import Dns, convert, lookup
@@ -45,10 +46,17 @@ class Ipam(RangeConf, frozen=True, rename="camel"):
     """``ipam``. The keys of one range beside ``ranges`` are its oldest form: a set that comes before the others."""
 
     type: str = ""
-    data_dir: str = ""
-    ranges: tuple[tuple[RangeConf, ...], ...] = ()
-    routes: tuple[Route, ...] = ()
-    resolv_conf: str = ""
+    data_dir: Annotated[
+        str, Meta(description="Folder of the leases, below which each network has one; /var/lib/cni/networks by default.")
+    ] = ""
+    ranges: Annotated[
+        tuple[tuple[RangeConf, ...], ...],
+        Meta(description="Pools of ranges: each inner list gives an attachment one address, from any of its ranges."),
+    ] = ()
+    routes: Annotated[tuple[Route, ...], Meta(description="Routes of the pod, beside those that its addresses bring.")] = ()
+    resolv_conf: Annotated[
+        str, Meta(description="A resolv.conf of the host, whose resolvers the result names, for runtimes that use them.")
+    ] = ""
 
 
 class Document(msgspec.Struct, frozen=True):

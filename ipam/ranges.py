@@ -8,9 +8,10 @@ leased; an attachment gets one address from each set. Everything here takes and 
 from __future__ import annotations
 
 from ipaddress import IPv4Interface, IPv6Interface
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
+from msgspec import Meta
 
 from cni.spec.addresses import Cidr, Ip, is_v6
 from cni.spec.errors import ConfigError
@@ -28,10 +29,10 @@ LEAST_HOST_BITS = 2
 class RangeConf(msgspec.Struct, frozen=True, rename="camel"):
     """One range as configured; what is None has a default that follows from the subnet."""
 
-    subnet: Cidr | None = None
-    range_start: Ip | None = None
-    range_end: Ip | None = None
-    gateway: Ip | None = None
+    subnet: Annotated[Cidr | None, Meta(description="The subnet, such as 10.1.0.0/16, without host bits.")] = None
+    range_start: Annotated[Ip | None, Meta(description="First address to lease; by default the subnet's first.")] = None
+    range_end: Annotated[Ip | None, Meta(description="Last address to lease; by default the subnet's last.")] = None
+    gateway: Annotated[Ip | None, Meta(description="Gateway, never leased; by default the subnet's first address.")] = None
 
 
 class Range(msgspec.Struct, frozen=True):

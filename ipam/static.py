@@ -6,9 +6,10 @@ replaces both; ``runtimeConfig.ips`` replaces all.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import msgspec
+from msgspec import Meta
 
 from cni.spec.addresses import Cidr, Ip
 from cni.spec.conf import Dns, convert, lookup
@@ -26,17 +27,20 @@ if TYPE_CHECKING:
 class Address(msgspec.Struct, frozen=True):
     """An address as configured."""
 
-    address: Cidr | None = None
-    gateway: Ip | None = None
+    address: Annotated[Cidr | None, Meta(description="The address with its prefix length.")] = None
+    gateway: Annotated[Ip | None, Meta(description="Gateway of this address's subnet.")] = None
 
 
 class Ipam(msgspec.Struct, frozen=True):
     """``ipam``."""
 
     type: str = ""
-    addresses: tuple[Address, ...] = ()
-    routes: tuple[Route, ...] = ()
-    dns: Dns = Dns()
+    addresses: Annotated[
+        tuple[Address, ...],
+        Meta(description="The addresses, unless the runtime gives others by args.cni.ips or the capability ips."),
+    ] = ()
+    routes: Annotated[tuple[Route, ...], Meta(description="Routes of the pod, beside those that its addresses bring.")] = ()
+    dns: Annotated[Dns, Meta(description="Resolver settings of the result.")] = Dns()
 
 
 class Document(msgspec.Struct, frozen=True):
