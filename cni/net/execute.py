@@ -75,9 +75,13 @@ def _create_vlan_gateway(op: ops.CreateVlanGateway, host: Host) -> bool:
     label = f"podwire gateway of VLAN {op.vid} on {op.bridge}"
     port = {"hairpin": False, "isolated": False}
     host.root.create_veth(op.port, random_mac(), 0, op.bridge, label, port, op.name, random_mac(), peer_fd=None)
-    old = tuple(vlan.vid for vlan in host.root.vlans(op.port) if vlan.vid != op.vid)
-    host.root.set_vlans(op.port, old, op.vid, ())
-    host.root.set_link(op.name, up=True)
+    try:
+        old = tuple(vlan.vid for vlan in host.root.vlans(op.port) if vlan.vid != op.vid)
+        host.root.set_vlans(op.port, old, op.vid, ())
+        host.root.set_link(op.name, up=True)
+    except CNIError:
+        host.root.delete_link(op.name)  # half an operation is none: nobody would take it back
+        raise
     return True
 
 

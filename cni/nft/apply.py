@@ -3,10 +3,11 @@
 An ``Nft`` works in the network namespace of the thread that first uses it, because the library's socket is made there,
 and keeps one context. One transaction costs about 0.1 ms and the import 4 ms, so the library is loaded at first use.
 
-What callers should know about the cost of reading with libnftables 1.0.6: ``list`` of a table or chain loads all
-elements of that table, and so does *any* failing command; ``list chains``, a chain of a table without elements, ``get
-element`` of an element that is there and ``outline`` do not. A transaction that the kernel refuses costs 8 to 16 ms,
-however small it is.
+What callers should know about the cost of reading with libnftables 1.0.6, which keeps a cache for as long as nobody
+changes the ruleset: ``list chains``, ``outline`` and a chain of a table without elements cost 0.05 to 0.5 ms, whatever
+the sets contain. ``list`` of a table or of something in it loads all elements of that table (about 14 us each), ``get
+element`` and any command that fails for want of something those of *all* tables. Writing loads nothing (0.1 to 0.3 ms),
+but a transaction that the kernel refuses takes 8 to 16 ms, however small it is.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """MAC spoof check (``macspoofchk``): a pod may send frames from its own hardware address only.
 
     table bridge podwire_macspoofchk
-    set guarded    host veth                     the hardware address as comment
+    set guarded    host veth
     set allowed    host veth . hardware address  the owner's label as comment
     chain check    prerouting: from a guarded veth, not an allowed pair: drop
 
@@ -35,7 +35,7 @@ CHAIN = "check"
 
 _T = f"bridge {TABLE}"
 
-# What nft's JSON tells of the rule; ``intact`` compares with it.
+# What nft's JSON tells of the rule.
 _RULE = [
     {"match": {"op": "==", "left": {"meta": {"key": "iifname"}}, "right": "@guarded"}},
     {
@@ -49,43 +49,47 @@ _RULE = [
 ]
 
 
-class Table(msgspec.Struct, frozen=True):
-    """The whole table as it was seen: the rule's handle, the guarded veths, labels by veth and hardware address."""
+class Table(msgspec.Struct, frozen=True, kw_only=True):
+    """The whole table as it was seen.
+
+    revision: the handle of the rule. intact: whether it is hooked into prerouting and exactly ours. guarded: veths. allowed:
+    labels by veth and hardware address.
+    """
 
     revision: int = 0
+    intact: bool = False
     guarded: tuple[str, ...] = ()
     allowed: dict[tuple[str, str], str] = {}
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
-    """What was seen of one attachment: its address as recorded, that pair's label, whether the rule is there, Go's chains."""
+    """What was seen of one attachment.
+
+    present: whether our table is there. macs: hardware addresses that the veth may have been given. table: all of our
+    table, where it was needed. reference: the Go bridge's chains.
+    """
 
     present: bool = False
-    mac: str = ""
-    label: str = ""
-    intact: bool = False
+    macs: tuple[str, ...] = ()
+    table: Table | None = None
     reference: SpoofChains | None = None
 
 
-def look(doors: Doors, owner: Owner, wanted: bool, verb: str = "") -> Facts:
-    """Read what a verb needs; without ``verb`` all of it. ADD needs nothing, CHECK nothing unless the check is ``wanted``."""
+def look(doors: Doors, owner: Owner, wanted: bool, verb: str = "", macs: Iterable[str] = ()) -> Facts:
+    """Read what a verb needs; without ``verb`` all of it.
+
+    ADD needs nothing, CHECK nothing unless the check is ``wanted``. DEL reads our table only if it is not told the
+    ``macs`` that the pod may have had: with them its cost does not grow with pods.
+    """
     if verb == "ADD" or (verb == "CHECK" and not wanted):
         return Facts()
     chains = doors.nft.query("list chains bridge")
     present = bool(chain_names(chains, TABLE))
-    veth = owner.host_veth
-    mac = label = ""
-    if present:
-        found = doors.nft.query(f'get element {_T} guarded {{ "{veth}" }}')
-        mac = next((comment for body in bodies(found, "set") for _, comment in elements(body)), "")
-    if mac and verb != "DEL":
-        found = doors.nft.query(f'get element {_T} allowed {{ "{veth}" . {mac} }}')
-        label = next((comment for body in bodies(found, "set") for _, comment in elements(body)), "")
+    macs = tuple(dict.fromkeys(mac.lower() for mac in macs))
     return Facts(
         present=present,
-        mac=mac,
-        label=label,
-        intact=bool(label) and is_intact(doors.nft.outline("bridge")),
+        macs=macs,
+        table=look_gc(doors) if present and (verb != "DEL" or not macs) else None,
         reference=reference.look_spoof(doors, owner, chain_names(chains, reference.SPOOF_TABLE)),
     )
 
@@ -98,9 +102,13 @@ def plan_add(owner: Owner, veth: str, mac: str, facts: Facts) -> list[RunNft]:
 def plan_del(owner: Owner, facts: Facts) -> list[RunNft]:
     """Remove the check, ours and the Go bridge's."""
     plan = []
-    if facts.present and facts.mac:
+    if facts.present:
         veth = owner.host_veth
-        plan.append(RunNft(text=remove([(veth, facts.mac)]), what=f"no longer check what {veth} sends from", yields=True))
+        seen = facts.table or Table(guarded=(veth,))
+        macs = dict.fromkeys([*facts.macs, *(mac for name, mac in seen.allowed if name == veth)])
+        if macs and (veth in seen.guarded or any(name == veth for name, _ in seen.allowed)):
+            text = remove((veth, mac) for mac in macs)
+            plan.append(RunNft(text=text, what=f"no longer check what {veth} sends from", yields=True))
     if facts.reference is not None:
         plan.append(reference.remove_spoof(facts.reference))
     return plan
@@ -111,11 +119,13 @@ def check(owner: Owner, veth: str, mac: str, facts: Facts) -> list[str]:
     mac = mac.lower()
     if facts.reference is not None and facts.reference.handles and facts.reference.macs == (mac,):
         return []
-    if not facts.mac or veth != owner.host_veth:
+    seen = facts.table or Table()
+    allowed = [entry for name, entry in seen.allowed if name == veth]
+    if veth not in seen.guarded:
         return [f"no MAC spoof check for {veth} in nftables table {TABLE}"]
-    if facts.mac != mac or facts.label != owner.label:
-        return [f"MAC spoof check for {veth} allows {facts.mac} for {facts.label or 'nobody'}, expected {mac}"]
-    return [] if facts.intact else [f"MAC spoof check for {veth}: the rule of nftables table {TABLE} is gone or changed"]
+    if allowed != [mac] or seen.allowed[veth, mac] != owner.label:
+        return [f"MAC spoof check for {veth} allows {' '.join(allowed) or 'nothing'}, expected {mac} for {owner.label}"]
+    return [] if seen.intact else [f"MAC spoof check for {veth}: the rule of nftables table {TABLE} is gone or changed"]
 
 
 def look_gc(doors: Doors) -> Table | None:
@@ -158,7 +168,7 @@ def add(label: str, veth: str, mac: str) -> str:
         f"add rule {_T} {CHAIN} iifname @guarded iifname . ether saddr != @allowed drop\n"
         + remove([(veth, mac)])
         + f'add element {_T} allowed {{ {pair} comment "{label}" }}\n'
-        f'add element {_T} guarded {{ {guarded} comment "{mac}" }}\n'
+        f"add element {_T} guarded {{ {guarded} }}\n"
     )
 
 
@@ -174,11 +184,11 @@ def remove(pairs: Iterable[tuple[str, str]]) -> str:
 def parse_table(objects: list[dict[str, Any]]) -> Table:
     """The table from ``list table bridge podwire_macspoofchk``."""
     sets = {body["name"]: dict(elements(body)) for body in bodies(objects, "set")}
-    revision = next((body["handle"] for body in bodies(objects, "rule")), 0)
-    return Table(revision, tuple(sets.get("guarded", ())), sets.get("allowed", {}))
-
-
-def is_intact(outline: list[dict[str, Any]]) -> bool:
-    """Whether the chain is hooked into prerouting and has exactly our rule."""
-    hooked = any(b["table"] == TABLE and b.get("hook") == "prerouting" for b in bodies(outline, "chain"))
-    return hooked and [body["expr"] for body in bodies(outline, "rule") if body["table"] == TABLE] == [_RULE]
+    rules = list(bodies(objects, "rule"))
+    hooked = any(body.get("hook") == "prerouting" for body in bodies(objects, "chain"))
+    return Table(
+        revision=rules[0]["handle"] if rules else 0,
+        intact=hooked and [rule["expr"] for rule in rules] == [_RULE],
+        guarded=tuple(sets.get("guarded", ())),
+        allowed=sets.get("allowed", {}),
+    )
