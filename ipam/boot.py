@@ -5,7 +5,7 @@ up with a wrong time and has it corrected later, or a virtual machine resumed fr
 (``btime``, now minus uptime) by hours or years, past files that were written in this very boot. Three things protect them:
 
 - the earlier of two witnesses counts: ``btime``, and the time that was stamped on ``/proc`` when it was mounted at boot,
-  which no later correction moves;
+  which no later correction moves (in a container with a /proc of its own it is younger, and only the first is left);
 - a lease must be older than that by a margin;
 - callers take such a lease only when its owner comes back or when nothing else is free.
 

@@ -184,8 +184,11 @@ def status(conf: Conf, call: Call) -> None:
 
 def _folder(data_dir: str, network: str) -> str:
     folder = os.path.join(data_dir or DATA_DIR, network)
-    if "\0" in folder:
-        raise ConfigError("invalid configuration.ipam.dataDir: it contains a NUL character")
+    try:
+        if b"\0" in os.fsencode(folder):
+            raise ConfigError("invalid configuration.ipam.dataDir: it contains a NUL character")
+    except UnicodeEncodeError as error:
+        raise ConfigError("invalid configuration.ipam.dataDir: it cannot be a path in this locale", str(error)) from error
     return folder
 
 

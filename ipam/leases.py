@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 SEPARATOR = "\r\n"
 
+# The kernel takes any bytes in an interface's name, and environment variables bring them here in this form.
+CODEC = ("utf-8", "surrogateescape")
+
 # No lease is as long as this (container ids have 64 characters), so reading that much reads all of one.
 LONGEST = 2048
 
@@ -35,7 +38,8 @@ class Lease(msgspec.Struct, frozen=True):
     ifname: str
 
     def __str__(self) -> str:
-        return f"container {self.container_id}" + (f", interface {self.ifname}" if self.ifname else "")
+        ifname = self.ifname.encode("utf-8", "backslashreplace").decode()
+        return f"container {self.container_id}" + (f", interface {ifname}" if ifname else "")
 
     def of(self, owner: Owner) -> bool:
         """Whether it is the owner's."""
@@ -44,12 +48,12 @@ class Lease(msgspec.Struct, frozen=True):
 
 def content_of(owner: Owner) -> bytes:
     """The bytes of a lease file."""
-    return f"{owner.container_id.strip()}{SEPARATOR}{owner.ifname}".encode()
+    return f"{owner.container_id.strip()}{SEPARATOR}{owner.ifname}".encode(*CODEC)
 
 
 def legacy_content_of(owner: Owner) -> bytes:
     """The bytes that the oldest versions wrote."""
-    return owner.container_id.strip().encode()
+    return owner.container_id.strip().encode(*CODEC)
 
 
 def read_address(name: str) -> Ip | None:
@@ -68,7 +72,7 @@ def read_lease(name: str, content: bytes) -> Lease | None:
     taken and is never removed. (An empty file does not do: it is what a crash leaves.)
     """
     address = read_address(name)
-    container_id, _, ifname = content.strip(BLANK).decode("utf-8", "replace").partition(SEPARATOR)
+    container_id, _, ifname = content.strip(BLANK).decode(*CODEC).partition(SEPARATOR)
     if address is None or len(content) >= LONGEST or not check_name(container_id.strip()):
         return None
     return Lease(address, container_id.strip(), ifname.strip())

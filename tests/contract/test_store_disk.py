@@ -306,6 +306,26 @@ def test_a_folder_wiped_while_we_wait_for_its_lock_is_made_anew(folder: Path, no
     assert sorted(os.listdir(folder)) == [str(V4), "lock"]
 
 
+def test_a_lock_replaced_while_we_wait_is_not_the_lock(folder: Path, notes: list[str]) -> None:
+    inside = threading.Event()
+
+    def work() -> None:
+        with writing(folder, notes):
+            inside.set()
+
+    thread = threading.Thread(target=work)
+    with writing(folder, notes):
+        thread.start()
+        time.sleep(0.1)
+        (folder / "lock").unlink()
+        new = store.for_writing(str(folder), notes, create=False)
+        new.__enter__()
+    assert not inside.wait(0.2), "two hold a lock of one folder"
+    new.__exit__(None, None, None)
+    thread.join(10)
+    assert inside.is_set()
+
+
 def test_no_descriptor_stays_open(folder: Path, notes: list[str]) -> None:
     before = os.listdir("/proc/self/fd")
     for _ in range(3):

@@ -28,6 +28,15 @@ def test_what_is_written_reads_back(container_id: str, ifname: str) -> None:
     assert lease.of(owner)
 
 
+def test_interface_names_are_bytes() -> None:
+    owner = Owner("net", "abc", b"eth\xff".decode("utf-8", "surrogateescape"))
+    assert content_of(owner) == b"abc\r\neth\xff"
+    lease = read_lease("10.1.0.5", content_of(owner))
+    assert lease is not None
+    assert lease.of(owner)
+    assert str(lease).encode() == rb"container abc, interface eth\udcff"
+
+
 @given(st.binary(max_size=100))
 def test_any_content_is_a_lease_or_none(content: bytes) -> None:
     lease = read_lease("10.1.0.5", content)
