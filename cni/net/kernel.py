@@ -89,7 +89,7 @@ class Kernel:
         index = self._index(ifname, must=False)
         if not index:
             return ()
-        seen = self._dump(m.RTM_GETADDR, {"index": index}, [], f"cannot list addresses of {ifname}")
+        seen = self._of_link(ifname, m.RTM_GETADDR, {"index": index}, [], f"cannot list addresses of {ifname}")
         return tuple(_as_address(message) for message in seen if message["index"] == index)
 
     def routes(self, ifname: str) -> tuple[RouteSeen, ...]:
@@ -100,7 +100,8 @@ class Kernel:
         seen = []
         for family in (socket.AF_INET, socket.AF_INET6):
             fields = {"family": family, "table": RT_TABLE_UNSPEC}
-            for message in self._dump(m.RTM_GETROUTE, fields, [["RTA_OIF", index]], f"cannot list routes of {ifname}"):
+            words = f"cannot list routes of {ifname}"
+            for message in self._of_link(ifname, m.RTM_GETROUTE, fields, [["RTA_OIF", index]], words):
                 seen += _as_routes(message, index)
         return tuple(seen)
 
@@ -170,9 +171,12 @@ class Kernel:
             flags = [["IFLA_BRPORT_MODE", int(port["hairpin"])], ["IFLA_BRPORT_ISOLATED", int(port["isolated"])]]
             slave = [["IFLA_INFO_SLAVE_KIND", "bridge"], ["IFLA_INFO_SLAVE_DATA", {"attrs": flags}]]
             requests.append(_change(name, [["IFLA_LINKINFO", {"attrs": slave}]]))
+        words = f"cannot create veth {name} with its peer {peer}"
+        if self.link(name) is not None:  # the later messages would change what has the name, although the first one failed
+            raise KernelError(words, OSError(errors.EEXIST, os.strerror(errors.EEXIST)))
         self._indexes.pop(name, None)
         try:
-            self._run(f"cannot create veth {name} with its peer {peer}", *requests)
+            self._run(words, *requests)
         except KernelError as error:
             # A later message failed although the first one made the link: what a failed call made must not stay.
             if error.errno != errors.EEXIST:
@@ -385,6 +389,16 @@ class Kernel:
             if not interrupted:
                 return found
         raise TryAgain(f"{words}: the kernel's tables changed during each of {_DUMP_TRIES} tries")
+
+    def _of_link(self, ifname: str, kind: int, fields: dict[str, Any], attrs: list[Any], words: str) -> list[Any]:
+        """All objects of a link; none when it went away since its index was read."""
+        try:
+            return self._dump(kind, fields, attrs, words)
+        except KernelError as error:
+            if error.errno not in _GONE:
+                raise
+            self._indexes.pop(ifname, None)
+            return []
 
     def _encoded(self, request: Request, flags: int) -> bytes:
         self._sequence += 1
