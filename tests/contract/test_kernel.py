@@ -1,0 +1,484 @@
+"""One suite of cases for the rtnetlink door, run on the fake and on the real kernel; the real one is judged by `ip -j` too.
+
+The real Kernels belong to a private node's namespaces, so nothing here touches the machine's own.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+
+from cni.net.kernel import Kernel
+from cni.spec.addresses import is_v6, parse_cidr, parse_ip
+from cni.spec.errors import KernelError, UnsupportedField
+from cni.spec.result import Route
+from tests.fakes import FakeKernel, Machine
+from tests.harness import observe
+from tests.harness.node import Node
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from cni.net.facts import Link
+
+HOST_MAC, POD_MAC = "02:00:00:00:00:01", "02:00:00:00:00:02"
+POD = "pod"
+
+
+class Lab:
+    """A host's kernel and a pod's, with the pod's descriptor for `create_veth`; `judge` is the node of the real one."""
+
+    def __init__(self, root: Kernel, pod: Kernel, pod_fd: int, judge: Node | None) -> None:
+        self.root, self.pod, self.pod_fd, self.judge = root, pod, pod_fd, judge
+
+    def veth(self, **changes: Any) -> None:
+        given: dict[str, Any] = {"name": "veth1", "mac": HOST_MAC, "mtu": 0, "master": "", "label": "podwire/n/c/eth0"}
+        given |= {"port": {}, "peer": "eth0", "peer_mac": POD_MAC, "peer_fd": self.pod_fd, **changes}
+        if given["master"] and "port" not in changes:
+            given["port"] = {"hairpin": False, "isolated": False}
+        self.root.create_veth(**given)
+
+    def running(self) -> None:
+        """A pod's interface that is up, with an address of each family."""
+        self.root.create_bridge("br0", 0, False)
+        self.veth(master="br0")
+        for address in ("10.0.0.5/24", "fd00::5/64"):
+            self.pod.add_address("eth0", parse_cidr(address))
+        self.pod.set_link("eth0", up=True)
+
+    def links(self, pod: bool = False) -> dict[str, Any] | None:
+        """What `ip -j` tells, None for the fake."""
+        return None if self.judge is None else observe.links(self.judge, pod=POD if pod else None)
+
+
+@pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.root)])
+def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
+    if request.param == "fake":
+        machine = Machine()
+        machine.pod(POD)
+        fd = machine.open_sandbox(POD)
+        kernels = FakeKernel(machine, machine.root), FakeKernel(machine, machine.at_fd(fd))
+        yield Lab(*(cast("Kernel", kernel) for kernel in kernels), fd, None)
+        machine.close_fd(fd)
+        return
+    with Node() as node:
+        node.pod(POD)
+        fds = [os.open(path, os.O_RDONLY) for path in (f"/proc/{node.pid}/ns/net", node.path(f"/run/netns/{POD}"))]
+        root, pod = Kernel(fds[0]), Kernel(fds[1])
+        try:
+            yield Lab(root, pod, fds[1], node)
+        finally:
+            for door in (root, pod):
+                door.close()
+            for fd in fds:
+                os.close(fd)
+
+
+def number(function: Callable[[], object]) -> int:
+    """The errno of the KernelError that a call must raise."""
+    with pytest.raises(KernelError) as caught:
+        function()
+    return caught.value.errno
+
+
+def must(link: Link | None) -> Link:
+    assert link is not None
+    return link
+
+
+def v4(found: tuple[Any, ...]) -> list[Any]:
+    return [entry for entry in found if not is_v6(getattr(entry, "dst", entry))]
+
+
+def v6(found: tuple[Any, ...]) -> list[Any]:
+    """The IPv6 entries but the link-local ones, which come and go by themselves."""
+    return [e for e in found if is_v6(getattr(e, "dst", e)) and not getattr(e, "dst", e).ip.is_link_local]
+
+
+def route(dst: str, gw: str = "", **keys: Any) -> Route:
+    return Route(parse_cidr(dst), parse_ip(gw) if gw else None, **keys)
+
+
+def told(found: list[Any]) -> list[str]:
+    return [
+        f"{seen.dst.network} via {seen.gw} table {seen.table} scope {seen.scope} metric {seen.priority} proto {seen.protocol}"
+        for seen in found
+    ]
+
+
+# -- links --
+
+
+def test_a_new_namespace_has_lo(lab: Lab) -> None:
+    lo = must(lab.pod.link("lo"))
+    assert (lo.index, lo.kind, lo.mac, lo.mtu, lo.up, lo.master) == (1, "", "00:00:00:00:00:00", 65536, False, 0)
+    assert [link.name for link in lab.pod.links()] == ["lo"]
+    assert lab.pod.link_at(1) == lo
+
+
+def test_what_is_not_there_is_none(lab: Lab) -> None:
+    assert [lab.root.link(name) for name in ("nothing", "x" * 16)] == [None, None]
+    assert [lab.root.link_at(index) for index in (99, 0)] == [None, None]
+    assert (lab.root.addresses("nothing"), lab.root.routes("nothing"), lab.root.vlans("nothing")) == ((), (), ())
+
+
+def test_a_bridge(lab: Lab) -> None:
+    assert lab.root.create_bridge("br0", 1400, False) is True
+    bridge = must(lab.root.link("br0"))
+    assert (bridge.kind, bridge.mtu, bridge.up, bridge.master, bridge.promisc) == ("bridge", 1400, True, 0, False)
+    assert int(bridge.mac[:2], 16) & 3 == 2
+    assert lab.root.create_bridge("br0", 0, False) is False
+    assert lab.root.link("br0") == bridge, "the second creation changed the first one's bridge"
+    links = lab.links()
+    assert links is None or (links["br0"]["mtu"], "UP" in links["br0"]["flags"]) == (1400, True)
+
+
+def test_a_bridges_name_may_be_taken_by_something_else(lab: Lab) -> None:
+    """That it is no bridge is for the caller to see."""
+    assert lab.root.create_bridge("lo", 0, False) is False
+    assert must(lab.root.link("lo")).kind == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "mtu", "expected"), [("b" * 16, 0, errno.ERANGE), ("br0", 60, errno.EINVAL), ("br0", 70000, errno.EINVAL)]
+)
+def test_a_bridge_that_cannot_be(lab: Lab, name: str, mtu: int, expected: int) -> None:
+    assert number(lambda: lab.root.create_bridge(name, mtu, False)) == expected
+    assert [link.name for link in lab.root.links()] == ["lo"]
+
+
+def test_vlan_filtering_is_there_or_refused_in_words(lab: Lab) -> None:
+    """A kernel without it must say so: pods without VLANs that a configuration asked for would see each other."""
+    lab.root.create_bridge("br0", 0, False)
+    try:
+        lab.root.set_link("br0", vlan_filtering=True)
+    except UnsupportedField as error:
+        assert "no bridge VLAN filtering" in error.msg
+        with pytest.raises(UnsupportedField, match="no bridge VLAN filtering"):
+            lab.root.create_bridge("br1", 0, True)
+        assert lab.root.link("br1") is None
+    else:
+        assert must(lab.root.link("br0")).vlan_filtering
+
+
+def test_a_veth_pair(lab: Lab) -> None:
+    lab.root.create_bridge("br0", 0, False)
+    lab.veth(master="br0", mtu=1400, port={"hairpin": True, "isolated": True})
+    near, far, bridge = must(lab.root.link("veth1")), must(lab.pod.link("eth0")), must(lab.root.link("br0"))
+    assert (near.kind, near.mac, near.mtu, near.up, near.master) == ("veth", HOST_MAC, 1400, True, bridge.index)
+    assert (near.alias, near.hairpin, near.isolated) == ("podwire/n/c/eth0", True, True)
+    assert (far.kind, far.mac, far.mtu, far.up, far.master, far.alias) == ("veth", POD_MAC, 1400, False, 0, "")
+    assert (near.peer_index, far.peer_index) == (far.index, near.index)
+    assert (near.peer_elsewhere, far.peer_elsewhere) == (True, True)
+    assert lab.root.link_at(near.index) == near
+    if links := lab.links():
+        port = links["veth1"]["linkinfo"]["info_slave_data"]
+        assert (links["veth1"]["master"], links["veth1"]["ifalias"]) == ("br0", "podwire/n/c/eth0")
+        assert (port["hairpin"], port["isolated"]) == (True, True)
+        assert set(lab.links(pod=True) or ()) == {"lo", "eth0"}
+
+
+def test_a_veth_pair_within_one_namespace(lab: Lab) -> None:
+    lab.veth(peer="veth2", peer_fd=None)
+    near, far = must(lab.root.link("veth1")), must(lab.root.link("veth2"))
+    assert (near.peer_index, near.peer_elsewhere, near.hairpin) == (far.index, False, False)
+
+
+@pytest.mark.parametrize("from_pod", [False, True])
+def test_both_ends_go_together(lab: Lab, from_pod: bool) -> None:
+    lab.veth()
+    assert (lab.pod.delete_link("eth0") if from_pod else lab.root.delete_link("veth1")) is True
+    assert (lab.root.link("veth1"), lab.pod.link("eth0")) == (None, None)
+    assert (lab.pod.delete_link("eth0"), lab.root.delete_link("veth1")) == (False, False)
+
+
+def test_names_are_unique_in_a_namespace(lab: Lab) -> None:
+    lab.veth()
+    assert number(lab.veth) == errno.EEXIST
+    assert number(lambda: lab.veth(name="veth2")) == errno.EEXIST
+    assert lab.root.link("veth2") is None
+    lab.veth(name="eth0", peer="veth1")
+
+
+def test_what_has_the_name_already_is_left_as_it_is(lab: Lab) -> None:
+    """The messages that label a new link must not reach one that was there before."""
+    lab.root.create_bridge("br0", 0, False)
+    lab.veth(master="br0")
+    before = lab.root.link("veth1"), lab.pod.link("eth0")
+    changed = {"label": "another", "mac": "02:00:00:00:00:77", "port": {"hairpin": True, "isolated": True}}
+    assert number(lambda: lab.veth(master="br0", peer="eth1", **changed)) == errno.EEXIST
+    assert (lab.root.link("veth1"), lab.pod.link("eth0")) == before
+    assert lab.pod.link("eth1") is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"master": "nothing"}, errno.ENODEV),
+        ({"master": "lo", "port": {}}, errno.EOPNOTSUPP),
+        ({"name": "v" * 16}, errno.ERANGE),
+        ({"peer": "v" * 16}, errno.ERANGE),
+        ({"mtu": 70000}, errno.EINVAL),
+        ({"label": "x" * 300}, errno.ERANGE),
+    ],
+)
+def test_a_veth_pair_that_cannot_be_leaves_nothing(lab: Lab, changes: dict[str, Any], expected: int) -> None:
+    assert number(lambda: lab.veth(**changes)) == expected
+    assert [link.name for link in (*lab.root.links(), *lab.pod.links())] == ["lo", "lo"]
+
+
+def test_a_bridge_goes_without_its_ports(lab: Lab) -> None:
+    lab.root.create_bridge("br0", 0, False)
+    lab.veth(master="br0", port={"hairpin": True, "isolated": True})
+    assert lab.root.delete_link("br0") is True
+    port = must(lab.root.link("veth1"))
+    assert (port.master, port.hairpin, port.isolated) == (0, False, False)
+
+
+def test_lo_stays(lab: Lab) -> None:
+    assert number(lambda: lab.pod.delete_link("lo")) == errno.EOPNOTSUPP
+
+
+def test_flags_are_switched_one_by_one(lab: Lab) -> None:
+    lab.root.create_bridge("br0", 0, False)
+    lab.root.set_link("br0", promisc=True)
+    assert (must(lab.root.link("br0")).up, must(lab.root.link("br0")).promisc) == (True, True)
+    lab.root.set_link("br0", up=False)
+    assert (must(lab.root.link("br0")).up, must(lab.root.link("br0")).promisc) == (False, True)
+    lab.root.set_link("br0", up=True, promisc=False)
+    assert (must(lab.root.link("br0")).up, must(lab.root.link("br0")).promisc) == (True, False)
+    lab.root.set_mac("br0", "02:00:00:00:00:33")
+    assert must(lab.root.link("br0")).mac == "02:00:00:00:00:33"
+    links = lab.links()
+    assert links is None or links["br0"]["address"] == "02:00:00:00:00:33"
+
+
+def test_changing_what_is_gone(lab: Lab) -> None:
+    for change in (
+        lambda: lab.root.set_link("nothing", up=True),
+        lambda: lab.root.set_mac("nothing", HOST_MAC),
+        lambda: lab.root.add_address("nothing", parse_cidr("10.0.0.1/24")),
+        lambda: lab.root.add_route("nothing", route("10.0.0.0/8")),
+        lambda: lab.root.dad_state("nothing"),
+    ):
+        assert number(change) == errno.ENODEV
+    assert lab.root.delete_link("nothing") is False
+    assert lab.root.delete_address("nothing", parse_cidr("10.0.0.1/24")) is False
+
+
+def test_a_port_comes_up_when_both_ends_are(lab: Lab) -> None:
+    lab.root.create_bridge("br0", 0, False)
+    lab.veth(master="br0")
+    assert must(lab.root.link("veth1")).operstate != "up"
+    lab.pod.set_link("eth0", up=True)
+    until = time.monotonic() + 3
+    while must(lab.root.link("veth1")).operstate != "up" or must(lab.root.link("br0")).operstate != "up":
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    lab.pod.set_link("eth0", up=False)
+    while must(lab.root.link("veth1")).operstate == "up":
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+def test_an_index_is_not_used_again(lab: Lab) -> None:
+    lab.root.create_bridge("br0", 0, False)
+    first = must(lab.root.link("br0")).index
+    lab.root.delete_link("br0")
+    lab.root.create_bridge("br0", 0, False)
+    assert must(lab.root.link("br0")).index > first
+
+
+# -- addresses --
+
+
+def test_addresses(lab: Lab) -> None:
+    lab.veth()
+    for text in ("10.0.0.5/24", "fd00::5/64", "10.0.0.6/32", "fd00:1::5/128"):
+        assert lab.pod.add_address("eth0", parse_cidr(text)) is True
+        assert lab.pod.add_address("eth0", parse_cidr(text)) is False
+    found = lab.pod.addresses("eth0")
+    assert [str(address) for address in v4(found)] == ["10.0.0.5/24", "10.0.0.6/32"]
+    assert {str(address) for address in v6(found)} == {"fd00::5/64", "fd00:1::5/128"}
+    if lab.judge:
+        seen = observe.addresses(lab.judge, "eth0", pod=POD)
+        assert set(seen) == {"10.0.0.5/24", "fd00::5/64", "10.0.0.6/32", "fd00:1::5/128"}
+        assert seen["10.0.0.5/24"]["broadcast"] == "10.0.0.255"
+        assert "broadcast" not in seen["10.0.0.6/32"]
+
+
+def test_one_address_with_two_lengths(lab: Lab) -> None:
+    """IPv4 takes both, IPv6 keeps the first."""
+    lab.veth()
+    for text, added in (("10.0.0.5/24", True), ("10.0.0.5/25", True), ("fd00::5/64", True), ("fd00::5/48", False)):
+        assert lab.pod.add_address("eth0", parse_cidr(text)) is added
+    assert {str(address) for address in lab.pod.addresses("eth0")} == {"10.0.0.5/24", "10.0.0.5/25", "fd00::5/64"}
+
+
+def test_an_address_is_removed_as_it_was_given(lab: Lab) -> None:
+    lab.running()
+    for wrong in ("10.0.0.5/25", "fd00::5/48", "10.0.0.6/24"):
+        assert lab.pod.delete_address("eth0", parse_cidr(wrong)) is False
+    for text in ("10.0.0.5/24", "fd00::5/64"):
+        assert lab.pod.delete_address("eth0", parse_cidr(text)) is True
+        assert lab.pod.delete_address("eth0", parse_cidr(text)) is False
+    assert v4(lab.pod.addresses("eth0")) + v6(lab.pod.addresses("eth0")) == []
+    assert v4(lab.pod.routes("eth0")) + v6(lab.pod.routes("eth0")) == []
+
+
+def test_lo_gets_its_own_addresses(lab: Lab) -> None:
+    lab.pod.set_link("lo", up=True)
+    assert {str(address) for address in lab.pod.addresses("lo")} == {"127.0.0.1/8", "::1/128"}
+    lab.pod.set_link("lo", up=False)
+    assert {str(address) for address in lab.pod.addresses("lo")} == {"127.0.0.1/8"}
+    assert lab.pod.routes("lo") == ()
+
+
+def test_detection_does_not_run_on_addresses_of_ours(lab: Lab) -> None:
+    lab.running()
+    pending, failed = lab.pod.dad_state("eth0")
+    assert v6(pending) == []
+    assert failed == ()
+
+
+def test_everything_dies_with_the_link(lab: Lab) -> None:
+    lab.running()
+    lab.pod.add_route("eth0", route("0.0.0.0/0", "10.0.0.1"))
+    lab.root.delete_link("veth1")
+    assert (lab.pod.addresses("eth0"), lab.pod.routes("eth0")) == ((), ())
+    lab.veth()
+    assert (lab.pod.addresses("eth0"), lab.pod.routes("eth0")) == ((), ())
+
+
+# -- routes --
+
+
+def test_connected_routes_come_and_go_with_the_link(lab: Lab) -> None:
+    lab.veth()
+    for text in ("10.0.0.5/24", "10.0.1.5/32", "fd00::5/64"):
+        lab.pod.add_address("eth0", parse_cidr(text))
+    assert v4(lab.pod.routes("eth0")) == []
+    lab.pod.set_link("eth0", up=True)
+    assert told(v4(lab.pod.routes("eth0"))) == ["10.0.0.0/24 via None table 254 scope 253 metric 0 proto 2"]
+    assert told(v6(lab.pod.routes("eth0"))) == ["fd00::/64 via None table 254 scope 0 metric 256 proto 2"]
+    lab.pod.set_link("eth0", up=False)
+    assert v4(lab.pod.routes("eth0")) + v6(lab.pod.routes("eth0")) == []
+    assert v4(lab.pod.addresses("eth0")) == [parse_cidr("10.0.0.5/24"), parse_cidr("10.0.1.5/32")]
+    assert v6(lab.pod.addresses("eth0")) == [], "the kernel drops IPv6 addresses with the link, unless told otherwise"
+
+
+def test_routes(lab: Lab) -> None:
+    lab.running()
+    given = [
+        route("0.0.0.0/0", "10.0.0.1"),
+        route("192.0.2.9/24"),
+        route("198.51.100.0/24", "10.0.0.1", priority=7, table=100, mtu=1300, advmss=1200),
+        route("203.0.113.0/24", table=1000),
+        route("::/0", "fd00::1"),
+        route("fd01::/64"),
+        route("fd02::/64", "fd00::1", priority=7, table=100),
+    ]
+    for entry in given:
+        assert lab.pod.add_route("eth0", entry) is True, entry
+        assert lab.pod.add_route("eth0", entry) is False, entry
+    found = lab.pod.routes("eth0")
+    assert sorted(told(v4(found))) == [
+        "0.0.0.0/0 via 10.0.0.1 table 254 scope 0 metric 0 proto 4",
+        "10.0.0.0/24 via None table 254 scope 253 metric 0 proto 2",
+        "192.0.2.0/24 via None table 254 scope 253 metric 0 proto 4",
+        "198.51.100.0/24 via 10.0.0.1 table 100 scope 0 metric 7 proto 4",
+        "203.0.113.0/24 via None table 1000 scope 253 metric 0 proto 4",
+    ]
+    assert sorted(told(v6(found))) == [
+        "::/0 via fd00::1 table 254 scope 0 metric 1024 proto 4",
+        "fd00::/64 via None table 254 scope 0 metric 256 proto 2",
+        "fd01::/64 via None table 254 scope 0 metric 1024 proto 4",
+        "fd02::/64 via fd00::1 table 100 scope 0 metric 7 proto 4",
+    ]
+    if lab.judge:
+        seen = {entry["dst"]: entry for entry in observe.routes(lab.judge, pod=POD, table="all")}
+        assert seen["198.51.100.0/24"]["metrics"] == [{"mtu": 1300, "advmss": 1200}]
+        assert (seen["203.0.113.0/24"]["table"], seen["203.0.113.0/24"]["scope"]) == ("1000", "link")
+
+
+def test_a_second_next_hop(lab: Lab) -> None:
+    """IPv4: it goes in front; IPv6: beside."""
+    lab.running()
+    for dst, one, two in (("0.0.0.0/0", "10.0.0.1", "10.0.0.2"), ("::/0", "fd00::1", "fd00::2")):
+        assert lab.pod.add_route("eth0", route(dst, one)) is True
+        assert lab.pod.add_route("eth0", route(dst, two)) is True
+    found = lab.pod.routes("eth0")
+    assert [str(seen.gw) for seen in v4(found) if seen.gw] == ["10.0.0.2", "10.0.0.1"]
+    assert {str(seen.gw) for seen in v6(found) if seen.gw} == {"fd00::1", "fd00::2"}
+
+
+@pytest.mark.parametrize(
+    ("dst", "gw", "keys", "expected"),
+    [
+        ("192.0.2.0/24", "203.0.113.1", {}, errno.ENETUNREACH),
+        ("192.0.2.0/24", "10.0.0.1", {"scope": 253}, errno.ENETUNREACH),
+        ("fd08::/64", "fd77::1", {}, errno.EHOSTUNREACH),
+    ],
+)
+def test_a_next_hop_must_be_reachable(lab: Lab, dst: str, gw: str, keys: dict[str, Any], expected: int) -> None:
+    lab.running()
+    before = lab.pod.routes("eth0")
+    assert number(lambda: lab.pod.add_route("eth0", route(dst, gw, **keys))) == expected
+    assert v4(lab.pod.routes("eth0")) == v4(before)
+
+
+@pytest.mark.parametrize(
+    ("dst", "gw", "expected"),
+    [
+        ("192.0.2.0/24", "", errno.ENETDOWN),
+        ("192.0.2.0/24", "10.0.0.1", errno.ENETUNREACH),
+        ("fd08::/64", "", errno.ENETDOWN),
+        ("fd08::/64", "fd00::1", errno.EHOSTUNREACH),
+    ],
+)
+def test_a_route_needs_a_link_that_is_up(lab: Lab, dst: str, gw: str, expected: int) -> None:
+    lab.veth()
+    for address in ("10.0.0.5/24", "fd00::5/64"):
+        lab.pod.add_address("eth0", parse_cidr(address))
+    assert number(lambda: lab.pod.add_route("eth0", route(dst, gw))) == expected
+    assert lab.pod.routes("eth0") == ()
+
+
+# -- the fake alone --
+
+
+def test_the_fake_refuses_what_it_does_not_know() -> None:
+    machine = Machine()
+    host = machine.host()
+    with pytest.raises(AssertionError, match="does not know sysctl"):
+        host.sysctl(_side(), "net/ipv6/conf/lo/acept_dad")
+    with pytest.raises(AssertionError, match="does not understand"):
+        host.nft.run("add tabel inet x\n")
+    with pytest.raises(AssertionError, match="does not understand"):
+        host.iptables.restore(False, "*nat\n-I POSTROUTING -j ACCEPT\nCOMMIT\n")
+    assert machine.dump() == Machine().dump()
+
+
+def _side() -> Any:
+    from cni.net.ops import HOST
+
+    return HOST
+
+
+def test_the_fake_has_every_verb_of_the_real_one() -> None:
+    import inspect
+
+    from cni.net.host import Host
+    from cni.nft.apply import Nft
+    from cni.nft.iptables import Iptables
+    from tests.fakes import FakeHost, FakeIptables, FakeNft
+
+    for real, fake in ((Kernel, FakeKernel), (Host, FakeHost), (Nft, FakeNft), (Iptables, FakeIptables)):
+        verbs = {name: value for name, value in vars(real).items() if inspect.isfunction(value) and not name.startswith("_")}
+        for name, verb in verbs.items():
+            twin = inspect.signature(getattr(fake, name))
+            assert list(twin.parameters) == list(inspect.signature(verb).parameters), f"{fake.__name__}.{name}"
