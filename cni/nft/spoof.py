@@ -61,6 +61,10 @@ class Table(msgspec.Struct, frozen=True, kw_only=True):
     guarded: tuple[str, ...] = ()
     allowed: dict[tuple[str, str], str] = {}
 
+    def macs(self, veth: str) -> tuple[str, ...]:
+        """The addresses that a veth may send from."""
+        return tuple(mac for name, mac in self.allowed if name == veth)
+
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
     """What was seen of one attachment.
@@ -96,7 +100,7 @@ def look(doors: Doors, owner: Owner, wanted: bool, verb: str = "", macs: Iterabl
 
 def plan_add(owner: Owner, veth: str, mac: str, facts: Facts) -> list[RunNft]:
     """Let the veth send from ``mac`` only. Repeating it changes nothing."""
-    return [RunNft(text=add(owner.label, veth, mac), undo=remove([(veth, mac)]), what=f"let {veth} send from {mac} only")]
+    return [RunNft(text=add(owner.label, veth, mac), undo=remove(veth, [mac]), what=f"let {veth} send from {mac} only")]
 
 
 def plan_del(owner: Owner, facts: Facts) -> list[RunNft]:
@@ -104,10 +108,9 @@ def plan_del(owner: Owner, facts: Facts) -> list[RunNft]:
     plan = []
     if facts.present:
         veth = owner.host_veth
-        seen = facts.table or Table(guarded=(veth,))
-        macs = dict.fromkeys([*facts.macs, *(mac for name, mac in seen.allowed if name == veth)])
-        if macs and (veth in seen.guarded or any(name == veth for name, _ in seen.allowed)):
-            text = remove((veth, mac) for mac in macs)
+        known = facts.table.macs(veth) if facts.table is not None else ()
+        if facts.table is None or known or veth in facts.table.guarded:
+            text = remove(veth, {*facts.macs, *known})
             plan.append(RunNft(text=text, what=f"no longer check what {veth} sends from", yields=True))
     if facts.reference is not None:
         plan.append(reference.remove_spoof(facts.reference))
@@ -120,10 +123,10 @@ def check(owner: Owner, veth: str, mac: str, facts: Facts) -> list[str]:
     if facts.reference is not None and facts.reference.handles and facts.reference.macs == (mac,):
         return []
     seen = facts.table or Table()
-    allowed = [entry for name, entry in seen.allowed if name == veth]
+    allowed = seen.macs(veth)
     if veth not in seen.guarded:
         return [f"no MAC spoof check for {veth} in nftables table {TABLE}"]
-    if allowed != [mac] or seen.allowed[veth, mac] != owner.label:
+    if allowed != (mac,) or seen.allowed[veth, mac] != owner.label:
         return [f"MAC spoof check for {veth} allows {' '.join(allowed) or 'nothing'}, expected {mac} for {owner.label}"]
     return [] if seen.intact else [f"MAC spoof check for {veth}: the rule of nftables table {TABLE} is gone or changed"]
 
@@ -143,7 +146,8 @@ def gc(network: str, keep: frozenset[Owner], seen: Table | None) -> list[RunNft]
         return []
     kept = {owner.label for owner in keep}
     gone = [pair for pair, label in seen.allowed.items() if of_network(label, network) and label not in kept]
-    plan = [RunNft(text=remove(gone), what=f"remove MAC spoof checks of {len(gone)} pods", yields=True)] if gone else []
+    text = "".join(remove(veth, [mac]) for veth, mac in gone)
+    plan = [RunNft(text=text, what=f"remove MAC spoof checks of {len(gone)} pods", yields=True)] if gone else []
     left = set(seen.guarded).difference(veth for veth, _ in gone)
     if not left and seen.revision:
         text = f"delete rule {_T} {CHAIN} handle {seen.revision}\ndelete table {_T}\n"
@@ -166,19 +170,18 @@ def add(label: str, veth: str, mac: str) -> str:
         f"add chain {_T} {CHAIN} {{ type filter hook prerouting priority -300; policy accept; }}\n"
         f"flush chain {_T} {CHAIN}\n"
         f"add rule {_T} {CHAIN} iifname @guarded iifname . ether saddr != @allowed drop\n"
-        + remove([(veth, mac)])
+        + remove(veth, [mac])
         + f'add element {_T} allowed {{ {pair} comment "{label}" }}\n'
         f"add element {_T} guarded {{ {guarded} }}\n"
     )
 
 
-def remove(pairs: Iterable[tuple[str, str]]) -> str:
-    """The transaction that forgets veths and their addresses, be they there or not."""
-    text = ""
-    for veth, mac in pairs:
-        for element in (f'guarded {{ "{veth}" }}', f'allowed {{ "{veth}" . {mac} }}'):
-            text += f"add element {_T} {element}\ndelete element {_T} {element}\n"
-    return text
+def remove(veth: str, macs: Iterable[str]) -> str:
+    """The transaction that forgets a veth and its addresses, be they there or not."""
+    pairs = [f'allowed {{ "{veth}" . {mac} }}' for mac in sorted(macs)]
+    return "".join(
+        f"add element {_T} {element}\ndelete element {_T} {element}\n" for element in (f'guarded {{ "{veth}" }}', *pairs)
+    )
 
 
 def parse_table(objects: list[dict[str, Any]]) -> Table:

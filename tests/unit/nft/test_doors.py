@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -13,6 +12,9 @@ import cni.nft.iptables as door
 from cni.nft.apply import Busy, Exists, Nft, NftError, NotFound, _error
 from cni.nft.iptables import Iptables, IptablesError, NoProgram
 from cni.spec.errors import TryAgain
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 @pytest.mark.parametrize(
@@ -38,7 +40,7 @@ def test_a_long_complaint_is_cut() -> None:
 def test_a_missing_library_names_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     broken: Any = None
     monkeypatch.setitem(sys.modules, "nftables", broken)
-    with pytest.raises(NftError, match="cannot load libnftables.*libnftables1.*ipMasqBackend iptables"):
+    with pytest.raises(NftError, match=r"cannot load libnftables.*libnftables1.*ipMasqBackend iptables"):
         Nft().run("list chains")
     assert "libnftables1" in Nft().available()
 
@@ -57,7 +59,7 @@ def script(folder: Path, name: str, body: str) -> None:
 
 
 def test_a_missing_program_names_package_and_way_out(programs: Path) -> None:
-    with pytest.raises(NoProgram, match="no program iptables-restore.*package iptables.*ipMasqBackend"):
+    with pytest.raises(NoProgram, match=r"no program iptables-restore.*package iptables.*ipMasqBackend"):
         Iptables(str(programs)).restore(False, "*nat\nCOMMIT\n")
     assert "no program iptables-restore" in Iptables().available()
     assert Iptables().save(False) == ""
@@ -87,7 +89,7 @@ def test_one_text_goes_to_one_program(programs: Path) -> None:
 
 def test_a_failure_is_told_with_the_programs_words(programs: Path) -> None:
     script(programs, "iptables-restore", "echo 'line 2 failed' >&2; exit 2")
-    with pytest.raises(IptablesError, match="cannot masquerade: .*iptables-restore ended with status 2: line 2 failed"):
+    with pytest.raises(IptablesError, match=r"cannot masquerade: .*iptables-restore ended with status 2: line 2 failed"):
         Iptables(str(programs)).restore(False, "x", "masquerade")
     script(programs, "iptables-save", "exit 3")
     with pytest.raises(IptablesError, match="cannot read iptables rules"):

@@ -93,10 +93,13 @@ def test_marks_tell_owners_apart() -> None:
 
 
 def test_the_listing_is_read_back() -> None:
-    assert TABLE == masq.Table(
-        revision=8,
-        owners={"10.1.0.5": OWNER.label, "fd00::5": OWNER.label},
-        pods={"pods_10.1.0.0/16": ("10.1.0.5",), "pods_fd00--/64": ("fd00::5",)},
+    assert (
+        masq.Table(
+            revision=8,
+            owners={"10.1.0.5": OWNER.label, "fd00::5": OWNER.label},
+            pods={"pods_10.1.0.0/16": ("10.1.0.5",), "pods_fd00--/64": ("fd00::5",)},
+        )
+        == TABLE
     )
     assert masq.parse_table([]) == masq.Table()
 

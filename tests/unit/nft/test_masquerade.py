@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ipaddress import ip_interface
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
@@ -11,9 +11,11 @@ import pytest
 from cni.nft import masq, masquerade
 from cni.nft.masquerade import Facts
 from cni.nft.ops import RunIptables, RunNft
-from cni.spec.addresses import Cidr
 from cni.spec.owner import Owner
 from tests.unit.nft.recorded import ANSWERS, CHAIN, OWNER, SAVED, ScriptedDoors
+
+if TYPE_CHECKING:
+    from cni.spec.addresses import Cidr
 
 V4, V6 = ip_interface("10.1.0.5/16"), ip_interface("fd00::5/64")
 BOTH: tuple[Cidr, ...] = (V4, V6)

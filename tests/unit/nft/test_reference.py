@@ -84,9 +84,13 @@ DELETE_CHAIN = f"flush chain ip nat {CHAIN}\ndelete chain ip nat {CHAIN}\n"
         (("10.1.0.5",), (), "delete rule ip nat POSTROUTING handle 10\n" + DELETE_CHAIN),
         ((), ("10.1.0.5",), DELETE_CHAIN),
         (("10.1.0.5", "10.1.0.6"), ("10.1.0.6",), "delete rule ip nat POSTROUTING handle 11\n"),
-        (("10.1.0.5", "10.1.0.6"), (), "delete rule ip nat POSTROUTING handle 10\ndelete rule ip nat POSTROUTING handle 11\n" + DELETE_CHAIN),
+        (
+            ("10.1.0.5", "10.1.0.6"),
+            (),
+            "delete rule ip nat POSTROUTING handle 10\ndelete rule ip nat POSTROUTING handle 11\n" + DELETE_CHAIN,
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_chain_goes_with_its_last_jump(jumps: tuple[str, ...], sources: tuple[str, ...], text: str) -> None:
     """A sibling interface of the container uses the same chain."""
     step = reference.remove_chain(_chain(*jumps), sources)
