@@ -118,6 +118,7 @@ class Node:
         """Start a command in the node (or a pod); it is ended with the node at the latest."""
         child = subprocess.Popen(
             self.argv(command, pod=pod),
+            bufsize=0,  # so that select() and readline() agree about what is left to read
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

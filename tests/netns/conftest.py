@@ -120,11 +120,19 @@ class Attachment:
                 found.append(f"lease {address}")
         words = (self.container_id, *(f"{address}" for address in self.addresses_or_none()))
         found += [f"firewall {line}" for line in observe.mentions(node, *words)]
-        for name, link in observe.links(node).items():
-            owner_told = json.dumps([link.get("ifalias"), link.get("altnames")])
-            if name.startswith("veth") and (self.container_id in owner_told or "link_netnsid" in link):
-                found.append(f"link {name}")
+        here = observe.links(node)
+        found += [f"link {name}" for name in self._host_links() if name in here]
+        found += [
+            f"link {name}"
+            for name, link in here.items()
+            if f"/{self.container_id}/{self.ifname}" in json.dumps([link.get("ifalias"), link.get("altnames")])
+        ]
         return found
+
+    def _host_links(self) -> list[str]:
+        """Links of the node that are the attachment's own by its result; the first one listed is the bridge."""
+        told = (self.result or {}).get("interfaces", [])
+        return [entry["name"] for entry in told[1:] if not entry.get("sandbox")]
 
     def addresses_or_none(self) -> list[str]:
         return self.addresses if self.result else []

@@ -216,7 +216,7 @@ def test_status_of_host_local_itself(lab: Lab) -> None:
     for _ in range(2):
         lab.call("STATUS", config).succeeded()
         lab.added(config, pod="none")
-    lab.call("STATUS", config).refused(50, says="10.10.0.2")
+    lab.call("STATUS", config).refused(50, says="10.10.0.3")
 
 
 def test_status_of_a_wrong_configuration(lab: Lab) -> None:

@@ -137,15 +137,23 @@ def test_route_attributes(lab: Lab) -> None:
     routes = [
         {"dst": "198.51.100.0/24", "gw": "10.10.0.1", "mtu": 1400, "advmss": 1300, "priority": 50},
         {"dst": "203.0.113.0/24", "table": 77},
-        {"dst": "192.0.2.0/24", "scope": 253},
     ]
     it = lab.added(bridge({**V4, "routes": routes}, version="1.1.0", isGateway=True))
     found = {route["dst"]: route for route in observe.routes(lab.node, pod=it.pod, table="all")}
     shaped = found["198.51.100.0/24"]
     assert shaped["metric"] == 50 and shaped["metrics"][0]["mtu"] == 1400 and shaped["metrics"][0]["advmss"] == 1300
     assert str(found["203.0.113.0/24"]["table"]) == "77"
-    assert found["192.0.2.0/24"]["scope"] == "link"
     assert it.result is not None and it.result["routes"] == routes
+    it.check().succeeded()
+
+
+@LATE
+def test_route_on_the_link(lab: Lab) -> None:
+    """routes: a value in gateway of ips *may* be used; a route of scope link (253) has no gateway."""
+    routes = [{"dst": "192.0.2.0/24", "scope": 253}]
+    it = lab.added(bridge({**V4, "routes": routes}, version="1.1.0", isGateway=True))
+    (found,) = [route for route in observe.routes(lab.node, pod=it.pod) if route["dst"] == "192.0.2.0/24"]
+    assert found["scope"] == "link" and "gateway" not in found
     it.check().succeeded()
 
 

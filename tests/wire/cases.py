@@ -75,9 +75,7 @@ def load(folder: Path = DATA) -> list[Case]:
             assert name not in names, f"{file.name}: {name} is there twice"
             names.add(name)
             assert body.get("spec"), f"{file.name}: {name} does not say what it stands for"
-            assert "status" in body["expect"] and EXPECTATIONS.issuperset(body["expect"]), (
-                f"{file.name}: {name}: expect"
-            )
+            assert "status" in body["expect"] and EXPECTATIONS.issuperset(body["expect"]), f"{file.name}: {name}: expect"
             plugins = [body["plugin"]] if isinstance(body["plugin"], str) else body["plugin"]
             for number, plugin in enumerate(plugins):
                 suffix = f"-{plugin}" if len(plugins) > 1 else ""
@@ -85,9 +83,7 @@ def load(folder: Path = DATA) -> list[Case]:
     return found
 
 
-def judge(
-    expect: dict[str, Any], status: int, stdout: bytes, stderr: bytes, *, whose: str, note: str = ""
-) -> None:
+def judge(expect: dict[str, Any], status: int, stdout: bytes, stderr: bytes, *, whose: str, note: str = "") -> None:
     """Assert that an answer is what the case expects.
 
     status      exit status
@@ -114,9 +110,7 @@ def judge(
         _part(expect["json"], json.loads(stdout), "$", shown)
     for key in ("stderr", "stderr_ours"):
         if key in expect and (ours or key == "stderr"):
-            assert re.search(expect[key], stderr.decode(errors="replace")), (
-                f"stderr does not say {expect[key]!r}{shown}"
-            )
+            assert re.search(expect[key], stderr.decode(errors="replace")), f"stderr does not say {expect[key]!r}{shown}"
     if status:
         _judge_error(expect, stdout, ours, shown)
 
@@ -134,22 +128,16 @@ def _judge_error(expect: dict[str, Any], stdout: bytes, ours: bool, shown: str) 
     if "code" in expect:
         assert code == expect["code"], f"expected code {expect['code']}{shown}"
     if "code_ours" in expect:
-        assert code == expect["code_ours"] or (not ours and code >= 100), (
-            f"expected code {expect['code_ours']}{shown}"
-        )
+        assert code == expect["code_ours"] or (not ours and code >= 100), f"expected code {expect['code_ours']}{shown}"
     texts = {"msg": error["msg"], "told": f"{error['msg']}\n{error.get('details', '')}"}
     for key, text in texts.items():
         for name in (key, f"{key}_ours"):
             if name in expect and (ours or name == key):
-                assert re.search(expect[name], text, re.DOTALL), (
-                    f"{key} does not match {expect[name]!r}{shown}"
-                )
+                assert re.search(expect[name], text, re.DOTALL), f"{key} does not match {expect[name]!r}{shown}"
     if ours:
         assert error.get("cniVersion") in VERSIONS, f"no cniVersion in the error{shown}"
         assert "\n" not in error["msg"], f"msg is more than a line{shown}"
-        assert stdout == as_go(error), (
-            f"not the form of the reference: 4 spaces, keys in order, no newline{shown}"
-        )
+        assert stdout == as_go(error), f"not the form of the reference: 4 spaces, keys in order, no newline{shown}"
 
 
 def as_go(document: dict[str, Any]) -> bytes:

@@ -29,11 +29,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     foreign = given_folder(metafunc.config) is not None
     found = []
     for case in load():
-        marks = (
-            [pytest.mark.known_reference_failure(case.known_reference_failure)]
-            if case.known_reference_failure
-            else []
-        )
+        marks = [pytest.mark.known_reference_failure(case.known_reference_failure)] if case.known_reference_failure else []
         for way in ("given",) if foreign else OUR_WAYS:
             if way in ("dispatch", "given") or case.first:
                 found.append(pytest.param(case, way, id=f"{way}-{case.id}", marks=marks))
