@@ -18,7 +18,7 @@ class Case(NamedTuple):
 
 
 _RANGES = {"ranges": [[{"subnet": "10.1.0.0/16"}]], "routes": [{"dst": "0.0.0.0/0"}]}
-_BRIDGE = {"type": "bridge", "isDefaultGateway": True, "ipam": {"type": "host-local", **_RANGES}}
+_BRIDGE = {"type": "bridge", "isGateway": True, "ipam": {"type": "host-local", **_RANGES}}
 _IPAM_ONLY = {"type": "bridge", "ipam": {"type": "host-local", **_RANGES}}
 _ALL = ("ADD", "CHECK", "DEL")
 
