@@ -66,8 +66,14 @@ if [ ! -s "$base" ]; then
     rm -rf "$cache/base"
 fi
 
+rm -rf "$cache"/root.* # of runs that were killed, or kept for a look
 root=$(mktemp -d "$cache/root.XXXXXX")
-[ -n "${KEEP:-}" ] || trap 'rm -rf "$root"' EXIT
+child=
+# Every process of the run is below this one in its process namespace, so they end with it.
+end_child() { [ -z "$child" ] || { kill -KILL "$child" && wait "$child"; } 2>/dev/null || true; child=; }
+trap 'end_child; [ -n "${KEEP:-}" ] || rm -rf "$root"' EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM HUP
 tar -C "$root" -xpf "$base"
 
 # What a new machine here would have: its sources, its way to the network, its certificates.
@@ -102,9 +108,16 @@ for path in usr/bin/gcc usr/sbin/nft usr/bin/make usr/bin/python3; do
 done
 [ ! -e "$root/var/lib/dpkg/info/python3-venv.list" ] || fail "the root is not fresh: it has python3-venv"
 
+# In the background with a wait, because a signal interrupts a wait only; and should this script itself be killed
+# outright, the kernel kills its child (pdeathsig), and with it the rest.
 inside() {
-    env -i "${pass[@]}" unshare --mount --pid --fork --kill-child --uts --ipc --propagation private -- \
-        /bin/bash "$here/fresh.sh" --inside "$root" "$@" 9>&-
+    local status=0
+    setpriv --pdeathsig KILL env -i "${pass[@]}" unshare --mount --pid --fork --kill-child --uts --ipc --propagation private -- \
+        /bin/bash "$here/fresh.sh" --inside "$root" "$@" 9>&- </dev/null &
+    child=$!
+    wait "$child" || status=$?
+    child=
+    return $status
 }
 
 failed=0
