@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 QEMU = "qemu-system-x86_64"
-TIMEOUT_S = 600.0
+TIMEOUT_S = 900.0
 MEMORY_MB = 1024
 PROCESSORS = 2
 

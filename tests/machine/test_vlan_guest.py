@@ -248,7 +248,7 @@ def test_a_gateway_whose_name_would_be_too_long_is_refused(plugins: Executables,
     ipam = fixed("10.9.0.5/24", gateway="10.9.0.1")
     config = network(bridge="a-long-bridge", vlan=4000, isGateway=True, ipam=ipam)
     before, netns = observe.snapshot(node), node.pod("blue")
-    plugins.call("ADD", "bridge", config, node=node, netns=netns).refused(7, "a-long-bridge.4000.*15")
+    plugins.call("ADD", "bridge", config, node=node, netns=netns).refused(7, "too long.*a-long-bridge.4000")
     node.remove_pod(netns)
     assert not observe.difference(before, observe.snapshot(node))
 
