@@ -62,7 +62,9 @@ def choose_in(
     last = [leases.last_reserved(index) for index in range(len(sets))]
     outcome = choose(sets, taken, last, wanted)
     if isinstance(outcome, Refusal) and outcome.why in (Why.EXHAUSTED, Why.UNAVAILABLE):
-        return choose(sets, taken, last, wanted, _of_earlier_boots(leases, booted()))
+        reclaimable = [held.address for held in leases.written_before(booted())]
+        if reclaimable:
+            return choose(sets, taken, last, wanted, reclaimable)
     return outcome
 
 
@@ -95,11 +97,6 @@ def _former(leases: Store, sets: Sequence[RangeSet], owner: Owner, booted: Calla
                     f"it is leased to {one}; DEL that attachment first",
                 )
     return former
-
-
-def _of_earlier_boots(leases: Store, booted: float) -> list[Ip]:
-    times = sorted((leases.written(held.address), str(held.address), held.address) for held in leases.leases())
-    return [address for written, _, address in times if written < booted]
 
 
 def _write(leases: Store, choices: Sequence[Choice], owner: Owner, notes: list[str]) -> None:

@@ -48,6 +48,9 @@ class Store(Protocol):
     def written(self, address: Ip) -> float:
         """When a lease was made, in seconds of the epoch by the clock of then; infinite when there is none."""
 
+    def written_before(self, moment: float) -> list[Lease]:
+        """The leases made before a moment, the oldest first."""
+
     def reserve(self, address: Ip, owner: Owner) -> bool:
         """Lease an address; False when it is taken."""
 
@@ -123,6 +126,19 @@ class DiskStore:
             return self._folder.written(str(address))
         except OSError:
             return float("inf")
+
+    def written_before(self, moment: float) -> list[Lease]:
+        """See Store. A stat for each file."""
+        times = []
+        for name, seen in self._contents().items():
+            try:
+                written = self._folder.written(name)
+            except OSError:
+                continue
+            if written < moment:
+                times.append((written, name, seen))
+        found = (read_lease(name, seen or b"") for _, name, seen in sorted(times, key=lambda entry: entry[:2]))
+        return [lease for lease in found if lease]
 
     def reserve(self, address: Ip, owner: Owner) -> bool:
         """See Store."""

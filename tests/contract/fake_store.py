@@ -56,6 +56,10 @@ class FakeStore:
     def written(self, address: Ip) -> float:
         return self.stamps.get(address, float("inf"))
 
+    def written_before(self, moment: float) -> list[Lease]:
+        old = [lease for lease in self.leases() if self.stamps[lease.address] < moment]
+        return sorted(old, key=lambda lease: (self.stamps[lease.address], str(lease.address)))
+
     def reserve(self, address: Ip, owner: Owner) -> bool:
         self._fail("reserve")
         if address in self.kept or address == self.intruder:

@@ -26,15 +26,26 @@ ONE, TWO = Owner("net", "one", "eth0"), Owner("net", "two", "eth0")
 class Rig:
     """A store, and the ways to put something into it behind its back."""
 
-    def __init__(self, store: Store, crash: Callable[[str], None], legacy: Callable[[str, str], None]) -> None:
-        self.store, self.crash, self.legacy = store, crash, legacy
+    def __init__(
+        self,
+        store: Store,
+        crash: Callable[[str], None],
+        legacy: Callable[[str, str], None],
+        age: Callable[[Ip, float], None],
+    ) -> None:
+        self.store, self.crash, self.legacy, self.age = store, crash, legacy, age
 
 
 @pytest.fixture(params=["fake", "disk", "disk without unnamed files"])
 def rig(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
     if request.param == "fake":
         fake = FakeStore()
-        yield Rig(fake, lambda text: fake.empty.add(parse_ip(text)), lambda text, owner: fake.hold(text, owner, ""))
+        yield Rig(
+            fake,
+            lambda text: fake.empty.add(parse_ip(text)),
+            lambda text, owner: fake.hold(text, owner, ""),
+            fake.stamps.__setitem__,
+        )
         return
     if request.param != "disk":
         monkeypatch.setattr("os.O_TMPFILE", os.O_TMPFILE | os.O_CREAT)  # the kernel refuses both together with EINVAL
@@ -42,7 +53,12 @@ def rig(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Monk
     folder.mkdir()
     notes: list[str] = []
     with store.for_writing(str(folder), notes, create=True) as disk:
-        yield Rig(disk, lambda text: (folder / text).touch(), lambda text, owner: _write(folder / text, owner))
+        yield Rig(
+            disk,
+            lambda text: (folder / text).touch(),
+            lambda text, owner: _write(folder / text, owner),
+            lambda address, moment: os.utime(folder / str(address), (moment, moment)),
+        )
     assert notes == []
     assert {name for name in os.listdir(folder) if not name[0].isalnum()} == set()
 
@@ -124,6 +140,17 @@ def test_an_empty_lease_can_be_released(rig: Rig) -> None:
     assert rig.store.blank() == [V4]
     assert rig.store.release(V4) is True
     assert rig.store.blank() == []
+
+
+def test_old_leases_come_the_oldest_first(rig: Rig) -> None:
+    for host, moment in enumerate([300.0, 100.0, 200.0, 900.0, 400.0], 2):
+        address = parse_ip(f"10.1.0.{host}")
+        rig.store.reserve(address, ONE)
+        rig.age(address, moment)
+        assert rig.store.written(address) == moment
+    rig.crash("10.1.0.9")
+    assert [str(lease.address) for lease in rig.store.written_before(400.0)] == ["10.1.0.3", "10.1.0.4", "10.1.0.2"]
+    assert rig.store.written_before(100.0) == []
 
 
 def test_each_set_has_its_last_address(rig: Rig) -> None:
