@@ -34,7 +34,7 @@ from cni.net.vlans import Trunk
 from cni.nft import masquerade, spoof
 from cni.spec.addresses import Cidr, Mac, is_v6, parse_mac
 from cni.spec.conf import Dns, Ipam, NetConf, check_ifname, read
-from cni.spec.errors import CNIError, ConfigError, EnvError, NotAvailable
+from cni.spec.errors import CNIError, ConfigError, EnvError, LimitedConnectivity, NotAvailable
 from cni.spec.owner import PREFIX, Owner, of_network
 from cni.spec.result import Interface, Result
 
@@ -145,6 +145,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     """What a call sees of its attachment and the bridge. Parts that the verb does not need stay at their defaults."""
 
     bridge: Link | None = None
+    accept_ra: str = ""
     gateway_link: Link | None = None
     gateway_addresses: tuple[Cidr, ...] = ()
     container: Link | None = None
@@ -197,6 +198,7 @@ def look(conf: Conf, call: Call, host: Host, known: Result | None) -> Facts:
     return msgspec.structs.replace(
         seen,
         bridge=host.root.link(conf.bridge),
+        accept_ra=host.sysctl(HOST, f"net/ipv6/conf/{conf.bridge}/accept_ra") or "",
         gateway_link=link,
         gateway_addresses=host.root.addresses(conf.gateway_link) if conf.gateway and link is not None else (),
         container_routes=host.sandbox.routes(call.ifname) if checking and host.sandbox is not None else (),
@@ -217,7 +219,7 @@ def plan_add(conf: Conf, call: Call, facts: Facts, lease: Result) -> tuple[Plan,
     wrong_mtu = check_mtu(conf.mtu, (ip.address for ip in result.ips))
     if wrong_mtu:
         raise ConfigError(wrong_mtu)
-    plan = _plan_bridge(conf, facts.bridge)
+    plan = _plan_bridge(conf, facts.bridge, facts.accept_ra)
     plan += _plan_port(conf, call, result)
     if conf.macspoofchk:
         plan += spoof.plan_add(owner, owner.host_veth, result.interfaces[CONTAINER].mac, facts.spoof)
@@ -238,9 +240,9 @@ def plan_add(conf: Conf, call: Call, facts: Facts, lease: Result) -> tuple[Plan,
                 addresses=tuple(ip.address.ip for ip in result.ips),
             )
         )
-    if conf.gateway:
-        families = sorted({is_v6(ip.address) for ip in result.ips if ip.gateway is not None})
-        plan += [SetSysctls(side=HOST, values=((FORWARDING[v6], "1"),), must=True) for v6 in families]
+    families = sorted({is_v6(ip.address) for ip in result.ips if ip.gateway is not None}) if conf.gateway else []
+    if families:
+        plan.append(SetSysctls(side=HOST, values=tuple((FORWARDING[v6], "1") for v6 in families), must=True))
     return plan, result
 
 
@@ -318,10 +320,15 @@ def plan_gc(conf: Conf, call: Call, keep: frozenset[Owner], host: Host) -> Plan:
 
 
 def status(conf: Conf, call: Call, host: Host) -> None:
-    """NotAvailable (50) when the bridge's name is taken by something else, or the packet filter cannot be used."""
+    """NotAvailable (50) when the bridge's name is taken by something else, or the packet filter cannot be used.
+
+    LimitedConnectivity (51) instead when the bridge was replaced under pods of this network: they hang in the air.
+    """
     bridge = host.root.link(conf.bridge)
     if bridge is not None and bridge.kind != "bridge":
-        raise NotAvailable(f"{conf.bridge!r} already exists but is not a bridge", "name another bridge, or remove it")
+        stranded = any(of_network(link.alias, call.network) for link in host.root.links())
+        error = LimitedConnectivity if stranded else NotAvailable
+        raise error(f"{conf.bridge!r} already exists but is not a bridge", "name another bridge, or remove it")
     needed = [conf.backend] if conf.ip_masq else []
     for backend in dict.fromkeys([*needed, *(["nftables"] if conf.macspoofchk else [])]):
         reason = host.nft.available() if backend == "nftables" else host.iptables.available()
@@ -376,8 +383,9 @@ def _result(conf: Conf, call: Call, lease: Result) -> Result:
     return msgspec.structs.replace(result, routes=default_routes(result)) if conf.is_default_gateway else result
 
 
-def _plan_bridge(conf: Conf, bridge: Link | None) -> Plan:
-    quiet = SetSysctls(side=HOST, values=((f"net/ipv6/conf/{conf.bridge}/accept_ra", "0"),))
+def _plan_bridge(conf: Conf, bridge: Link | None, accept_ra: str) -> Plan:
+    key = f"net/ipv6/conf/{conf.bridge}/accept_ra"
+    quiet = SetSysctls(shared=True, side=HOST, values=((key, "0"),), before=((key, accept_ra),) if bridge and accept_ra else ())
     if bridge is None:
         plan: Plan = [CreateBridge(name=conf.bridge, mtu=conf.mtu, vlan_filtering=conf.filters_vlans), quiet]
         if conf.promisc_mode:
