@@ -37,30 +37,37 @@ def execute(plan: Iterable[Any], host: Host, done: list[Any]) -> None:
 def undo(done: list[Any], host: Host) -> list[CNIError]:
     """Take back what ``execute`` did, last first; returns what could not be taken back.
 
-    What attachments share (a bridge, a table) is taken back only while no other call is at work on this host.
+    What attachments share (a bridge, a table) is taken back only while no other call is at work on this host, and after all
+    that is private: a bridge is in use as long as our own veth is its port.
     """
-    failures = []
-    while done:
-        op = done.pop()
+    failures: list[CNIError] = []
+    private = [op for op in reversed(done) if not op.shared]
+    shared = [op for op in reversed(done) if op.shared]
+    done.clear()
+    for op in private + shared:
         inverse = op.inverse()
-        if inverse is None or (op.shared and not host.alone()):
-            continue
-        try:
-            APPLY[type(inverse)](inverse, host)
-        except CNIError as error:
-            failures.append(error)
+        if inverse is not None and (not op.shared or host.alone()):
+            failures += _attempt(inverse, host)
     return failures
 
 
 def remove(plan: Iterable[Any], host: Host) -> list[CNIError]:
     """Run every operation of a plan whatever becomes of the others; returns the failures."""
-    failures = []
+    failures: list[CNIError] = []
     for op in plan:
-        try:
-            APPLY[type(op)](op, host)
-        except CNIError as error:
-            failures.append(error)
+        failures += _attempt(op, host)
     return failures
+
+
+def _attempt(op: Any, host: Host) -> list[CNIError]:
+    """Run an operation; its failure, of whatever kind: nothing may keep the next one from running."""
+    try:
+        APPLY[type(op)](op, host)
+    except CNIError as error:
+        return [error]
+    except Exception as error:
+        return [CNIError(f"cannot {op.describe()}: {type(error).__name__}: {error}")]
+    return []
 
 
 def _create_veth(op: ops.CreateVeth, host: Host) -> bool:
@@ -79,8 +86,8 @@ def _create_vlan_gateway(op: ops.CreateVlanGateway, host: Host) -> bool:
         old = tuple(vlan.vid for vlan in host.root.vlans(op.port) if vlan.vid != op.vid)
         host.root.set_vlans(op.port, old, op.vid, ())
         host.root.set_link(op.name, up=True)
-    except CNIError:
-        host.root.delete_link(op.name)  # half an operation is none: nobody would take it back
+    except BaseException:
+        host.root.delete_link(op.port)
         raise
     return True
 
