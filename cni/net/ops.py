@@ -238,14 +238,22 @@ class AddRoute(Op, frozen=True, kw_only=True):
 
 
 class SetSysctls(Op, frozen=True, kw_only=True):
-    """Write sysctls (paths below /proc/sys). Without ``must`` a kernel that lacks one is fine."""
+    """Write sysctls (paths below /proc/sys). Without ``must`` a kernel that lacks one is fine.
+
+    ``before`` are the values to go back to, empty for those of a link that goes away itself. Forwarding has none: others on
+    the host may count on it by then.
+    """
 
     side: Side
     values: tuple[tuple[str, str], ...]
     must: bool = False
+    before: tuple[tuple[str, str], ...] = ()
 
     def describe(self) -> str:
         return f"write sysctls on the {self.side.value}: " + ", ".join(f"{key}={value}" for key, value in self.values)
+
+    def inverse(self) -> Op | None:
+        return SetSysctls(side=self.side, values=self.before) if self.before else None
 
 
 class AwaitPort(Op, frozen=True, kw_only=True):
