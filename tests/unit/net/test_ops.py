@@ -95,6 +95,11 @@ TABLE: list[tuple[Any, str, Any]] = [
         "write sysctls on the sandbox: net/a=0, net/b=1",
         None,
     ),
+    (
+        ops.SetSysctls(shared=True, side=HOST, values=(("net/a", "0"),), before=(("net/a", "2"),)),
+        "write sysctls on the host: net/a=0",
+        ops.SetSysctls(side=HOST, values=(("net/a", "2"),)),
+    ),
     (ops.AwaitPort(name="veth1"), "wait until veth1 is up", None),
     (ops.AwaitDad(ifname="eth0"), "wait for duplicate address detection on eth0", None),
     (
@@ -153,7 +158,7 @@ def test_inverses_can_be_carried_out_and_end_there() -> None:
 def test_what_is_shared_says_so() -> None:
     """`undo` takes these back only while no other call is at work."""
     shared = {type(op).__name__ for op, _, inverse in TABLE if inverse is not None and op.shared}
-    assert shared == {"CreateBridge", "CreateVlanGateway", "AddGateway", "SetLink", "DeleteAddress"}
+    assert shared == {"CreateBridge", "CreateVlanGateway", "AddGateway", "SetLink", "DeleteAddress", "SetSysctls"}
 
 
 def test_the_plain_operation_cannot_be_described() -> None:

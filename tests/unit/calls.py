@@ -1,0 +1,170 @@
+"""Whole calls in process over the fake machine: dispatch, plugin, plan, execution and IPAM are real, the doors are fakes."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from cni import dispatch as dispatch_module
+from cni.net import execute, netns
+from cni.net import host as host_module
+from tests.fakes import FakeHost, FakeIptables, FakeKernel, FakeNft, Machine
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from cni.dispatch import Reply
+
+Config = dict[str, Any]
+
+ID, IFNAME = "c0ffee", "eth0"
+OURS = '#!/bin/sh\nexec python3 -m cni {} "$@"\n'
+
+# Verbs of the doors that change something: where a failure can come from. set_mac is not among them: that a bridge's address
+# cannot be pinned is no failure.
+CHANGES = (
+    (FakeKernel, ("create_bridge", "create_veth", "set_link", "delete_link", "add_address", "delete_address")),
+    (FakeKernel, ("add_route", "set_vlans")),
+    (FakeNft, ("run",)),
+    (FakeIptables, ("restore",)),
+    (FakeHost, ("write_sysctls", "announce")),
+)
+
+
+class Runtime:
+    """Calls plugins as a runtime does, on a machine in memory and a lease folder on disk."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, **machine: Any) -> None:
+        self.machine = Machine(**machine)
+        self.leases_folder = folder / "leases"
+        self.bin = folder / "bin"
+        self.bin.mkdir()
+        for name in ("host-local", "static"):
+            (self.bin / name).write_text(OURS.format(name))
+        monkeypatch.setattr(host_module, "Host", self.machine.host)
+        monkeypatch.setattr(netns, "open_sandbox", self.machine.open_sandbox)
+        monkeypatch.setattr(netns, "is_own", self.machine.is_own)
+        self._pods = 0
+
+    def pod(self) -> str:
+        """A new pod; the path of its namespace."""
+        self._pods += 1
+        path = f"/run/netns/pod{self._pods}"
+        self.machine.pod(path)
+        return path
+
+    def config(self, *, ipam: Config | None = None, **keys: Any) -> Config:
+        """A bridge configuration; an IPAM section of host-local gets the folder of this test."""
+        found: Config = {"cniVersion": "1.1.0", "name": "net", "type": "bridge", **keys}
+        if ipam is not None:
+            found["ipam"] = {**ipam, "dataDir": str(self.leases_folder)} if ipam.get("type") == "host-local" else ipam
+        return found
+
+    def call(self, verb: str, config: Config, netns: str = "", plugin: str = "", **env: str) -> Reply:
+        """One call. Whatever it answers, no door may stay open and nobody at work."""
+        given = {
+            "CNI_COMMAND": verb,
+            "CNI_CONTAINERID": ID,
+            "CNI_NETNS": netns,
+            "CNI_IFNAME": IFNAME,
+            "CNI_PATH": str(self.bin),
+        }
+        reply = dispatch_module.dispatch(plugin or config["type"], given | env, json.dumps(config).encode())
+        assert self.machine.at_work == []
+        assert self.machine.open_fds == 0
+        return reply
+
+    def add(self, config: Config, netns: str, **env: str) -> Config:
+        """An ADD that must succeed; its result."""
+        reply = self.call("ADD", config, netns, **env)
+        assert reply.status == 0, reply
+        return dict(json.loads(reply.stdout))
+
+    def leases(self) -> dict[str, bytes]:
+        """The held addresses and who holds them."""
+        files = self.leases_folder.glob("*/*") if self.leases_folder.exists() else ()
+        return {f"{file.parent.name}/{file.name}": file.read_bytes() for file in files if file.name[0] in "0123456789f"}
+
+    def dump(self) -> str:
+        """Machine and leases in words."""
+        return self.machine.dump() + "".join(f"lease {name} {owner!r}\n" for name, owner in sorted(self.leases().items()))
+
+
+@pytest.fixture
+def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runtime:
+    """A runtime on a machine whose kernel has everything."""
+    return Runtime(tmp_path, monkeypatch, filters_vlans=True)
+
+
+class Failing:
+    """Raises an error at the `at`-th step and lets everything else pass, also everything that takes back."""
+
+    def __init__(self, at: int, error: Callable[[], Exception]) -> None:
+        self.at, self.error = at, error
+        self.steps: list[str] = []
+        self.failed = False
+        self.executing = False
+
+    def step(self, what: str) -> None:
+        """Another step begins."""
+        if self.failed or not self.executing:
+            return
+        self.steps.append(what)
+        if len(self.steps) - 1 == self.at:
+            self.failed = True
+            raise self.error()
+
+
+def each_operation(monkeypatch: pytest.MonkeyPatch, failing: Failing) -> None:
+    """Steps are the plan's operations."""
+    _while_executing(monkeypatch, failing)
+
+    def wrapped(apply: Callable[[Any, Any], bool]) -> Callable[[Any, Any], bool]:
+        def run(op: Any, host: Any) -> bool:
+            failing.step(op.describe())
+            return apply(op, host)
+
+        return run
+
+    for kind, apply in list(execute.APPLY.items()):
+        monkeypatch.setitem(execute.APPLY, kind, wrapped(apply))
+
+
+def each_change(monkeypatch: pytest.MonkeyPatch, failing: Failing) -> None:
+    """Steps are the changes that an operation makes through the doors: one operation may make several."""
+    _while_executing(monkeypatch, failing)
+
+    def wrapped(name: str, verb: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*given: Any, **named: Any) -> Any:
+            failing.step(f"{name} {given[1:]}")
+            return verb(*given, **named)
+
+        return run
+
+    for door, names in CHANGES:
+        for name in names:
+            monkeypatch.setattr(door, name, wrapped(name, getattr(door, name)))
+
+
+def _while_executing(monkeypatch: pytest.MonkeyPatch, failing: Failing) -> None:
+    real = execute.execute
+
+    def run(plan: Any, host: Any, done: list[Any]) -> None:
+        failing.executing = True
+        try:
+            real(plan, host, done)
+        finally:
+            failing.executing = False
+
+    monkeypatch.setattr(execute, "execute", run)
+
+
+def counted(until: Callable[[int], bool]) -> Iterator[int]:
+    """0, 1, 2 ... while there was a step of that number."""
+    number = 0
+    while until(number):
+        yield number
+        number += 1

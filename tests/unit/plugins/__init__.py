@@ -1,0 +1,1 @@
+"""Plugins as pure functions, and their plans run over the fake host."""
