@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from cni.spec.addresses import Cidr, Ip
+    from cni.spec.owner import Owner
 
 TABLE = "podwire_masquerade"
 REVISION = "revision"
@@ -69,6 +70,11 @@ def holds(name: str, address: Ip) -> bool:
     if name in SINGLE.values():
         return name == SINGLE[is_v6(address)]
     return name.startswith(PODS) and address in ip_network(name[len(PODS) :].replace("-", ":"))
+
+
+def tag(owner: Owner) -> str:
+    """The owner's label as an element's comment can carry it: nft's language has no way to write a quotation mark."""
+    return owner.label.replace('"', "?")
 
 
 def mark(label: str) -> int:

@@ -94,6 +94,7 @@ def plan_add(owner: Owner, addresses: tuple[Cidr, ...], backend: str, facts: Fac
     if backend == "iptables":
         return [step for v6 in (False, True) for step in _add_iptables(owner, addresses, v6, facts)]
     plan: Plan = []
+    tag = masq.tag(owner)
     for address in addresses:
         name = masq.subnet_name(address)
         others = [subnet for subnet in facts.subnets if subnet != name and masq.holds(subnet, address.ip)]
@@ -107,9 +108,9 @@ def plan_add(owner: Owner, addresses: tuple[Cidr, ...], backend: str, facts: Fac
             )
         plan.append(
             RunNft(
-                text=masq.add(owner.label, address),
-                instead=masq.replace(owner.label, address),
-                undo=masq.remove(owner.label, address.ip, [name]),
+                text=masq.add(tag, address),
+                instead=masq.replace(tag, address),
+                undo=masq.remove(tag, address.ip, [name]),
                 what=f"masquerade {address.ip} outside {address.network}",
             )
         )
@@ -118,14 +119,15 @@ def plan_add(owner: Owner, addresses: tuple[Cidr, ...], backend: str, facts: Fac
 
 def plan_del(owner: Owner, facts: Facts) -> Plan:
     """Remove everything of the attachment, in every form. What is another's stays, even for the same address."""
+    tag = masq.tag(owner)
     mine = {address.ip for address in facts.addresses}
     seen = facts.table or Table()
-    mine |= {ip_address(address) for address, label in seen.owners.items() if label == owner.label}
+    mine |= {ip_address(address) for address, label in seen.owners.items() if label == tag}
     plan: Plan = []
     for address in sorted(mine, key=str):
         subnets = [name for name in facts.subnets if masq.holds(name, address)]
         if subnets:
-            plan.append(_forget(owner.label, str(address), subnets))
+            plan.append(_forget(tag, str(address), subnets))
     known = [address for address, label in seen.owners.items() if label == owner.label]
     if known:
         plan += _sweep(seen, known)
@@ -163,7 +165,7 @@ def look_gc(doors: Doors) -> Facts:
 def gc(network: str, keep: frozenset[Owner], facts: Facts) -> Plan:
     """Remove what belongs to the network and to no attachment of ``keep``, and then what is empty."""
     seen = facts.table or Table()
-    kept = {owner.label for owner in keep}
+    kept = {masq.tag(owner) for owner in keep}
     gone = [address for address, label in seen.owners.items() if of_network(label, network) and label not in kept]
     plan: Plan = []
     for address in gone:
@@ -240,7 +242,7 @@ def _problems_of_ours(owner: Owner, addresses: Iterable[Cidr], facts: Facts) -> 
             continue
         if label is None or ip not in facts.members:
             problems.append(f"{ip} is not masqueraded: no element in nftables table {TABLE}")
-        elif label != owner.label:
+        elif label != masq.tag(owner):
             problems.append(f"{ip} is masqueraded for another attachment, {label}")
         elif name not in facts.intact:
             problems.append(f"{ip} is not masqueraded: the rule of nftables chain {TABLE} {name} is gone or changed")

@@ -64,9 +64,11 @@ class MasqRule(msgspec.Struct, frozen=True):
 
 
 class SpoofChains(msgspec.Struct, frozen=True):
-    """The Go bridge's spoof check of an attachment: its chains, the rules that lead there, the addresses let through."""
+    """The Go bridge's spoof check of an attachment: its chains, the rules that lead there (both by handle, because names
+    made through nft's JSON need not be words of its language), the addresses let through.
+    """
 
-    chains: tuple[str, ...]
+    chains: tuple[int, ...]
     handles: tuple[int, ...]
     macs: tuple[str, ...]
 
@@ -114,13 +116,15 @@ def look_masq_rules(doors: Doors) -> tuple[MasqRule, ...]:
 def look_spoof(doors: Doors, owner: Owner, chains: Iterable[str]) -> SpoofChains | None:
     """The Go bridge's spoof check of the attachment; ``chains`` are those of table ``bridge nat``."""
     top = f"cni-br-iface-{owner.container_id}-{owner.ifname}"
-    mine = tuple(name for name in (top, top + "-mac") if name in chains)
-    if not mine:
+    names = (top, top + "-mac")
+    if not any(name in chains for name in names):
         return None
-    rules = doors.nft.query(f"list table bridge {SPOOF_TABLE}")
-    jumps = tuple(r["handle"] for r in bodies(rules, "rule") if r["chain"] == SPOOF_BASE and target(r) == top)
-    macs = tuple(matched(r, "saddr") for r in bodies(rules, "rule") if r["chain"] == top + "-mac" and matched(r, "saddr"))
-    return SpoofChains(mine, jumps, macs)
+    table = doors.nft.query(f"list table bridge {SPOOF_TABLE}")
+    found = {body["name"]: body["handle"] for body in bodies(table, "chain")}
+    rules = list(bodies(table, "rule"))
+    jumps = tuple(rule["handle"] for rule in rules if rule["chain"] == SPOOF_BASE and target(rule) == top)
+    macs = tuple(matched(rule, "saddr") for rule in rules if rule["chain"] == names[1] and matched(rule, "saddr"))
+    return SpoofChains(tuple(found[name] for name in names if name in found), jumps, macs)
 
 
 def parse_chain(rules: list[dict[str, Any]], base: list[dict[str, Any]], name: str, v6: bool) -> NatChain:
@@ -172,8 +176,8 @@ def remove_spoof(seen: SpoofChains) -> RunNft:
     nat = f"bridge {SPOOF_TABLE}"
     text = "".join(f"delete rule {nat} {SPOOF_BASE} handle {handle}\n" for handle in seen.handles)
     return RunNft(
-        text=text + "".join(_delete_chain(nat, name) for name in seen.chains),
-        what=f"remove MAC spoof check chains {', '.join(seen.chains)}",
+        text=text + "".join(f"delete chain {nat} handle {handle}\n" for handle in seen.chains),
+        what="remove the MAC spoof check that another bridge plugin left",
     )
 
 

@@ -19,6 +19,7 @@ import msgspec
 
 from cni.nft import reference
 from cni.nft.listing import bodies, chain_names, elements
+from cni.nft.masq import tag
 from cni.nft.ops import RunNft
 from cni.nft.reference import SpoofChains
 from cni.spec.owner import of_network
@@ -100,7 +101,7 @@ def look(doors: Doors, owner: Owner, wanted: bool, verb: str = "", macs: Iterabl
 
 def plan_add(owner: Owner, veth: str, mac: str, facts: Facts) -> list[RunNft]:
     """Let the veth send from ``mac`` only. Repeating it changes nothing."""
-    return [RunNft(text=add(owner.label, veth, mac), undo=remove(veth, [mac]), what=f"let {veth} send from {mac} only")]
+    return [RunNft(text=add(tag(owner), veth, mac), undo=remove(veth, [mac]), what=f"let {veth} send from {mac} only")]
 
 
 def plan_del(owner: Owner, facts: Facts) -> list[RunNft]:
@@ -126,7 +127,7 @@ def check(owner: Owner, veth: str, mac: str, facts: Facts) -> list[str]:
     allowed = seen.macs(veth)
     if veth not in seen.guarded:
         return [f"no MAC spoof check for {veth} in nftables table {TABLE}"]
-    if allowed != (mac,) or seen.allowed[veth, mac] != owner.label:
+    if allowed != (mac,) or seen.allowed[veth, mac] != tag(owner):
         return [f"MAC spoof check for {veth} allows {' '.join(allowed) or 'nothing'}, expected {mac} for {owner.label}"]
     return [] if seen.intact else [f"MAC spoof check for {veth}: the rule of nftables table {TABLE} is gone or changed"]
 
@@ -144,7 +145,7 @@ def gc(network: str, keep: frozenset[Owner], seen: Table | None) -> list[RunNft]
     """
     if seen is None:
         return []
-    kept = {owner.label for owner in keep}
+    kept = {tag(owner) for owner in keep}
     gone = [pair for pair, label in seen.allowed.items() if of_network(label, network) and label not in kept]
     text = "".join(remove(veth, [mac]) for veth, mac in gone)
     plan = [RunNft(text=text, what=f"remove MAC spoof checks of {len(gone)} pods", yields=True)] if gone else []
