@@ -128,7 +128,7 @@ def plan_del(owner: Owner, facts: Facts) -> Plan:
         subnets = [name for name in facts.subnets if masq.holds(name, address)]
         if subnets:
             plan.append(_forget(tag, str(address), subnets))
-    known = [address for address, label in seen.owners.items() if label == owner.label]
+    known = [address for address, label in seen.owners.items() if label == tag]
     if known:
         plan += _sweep(seen, known)
     sources = [str(address.ip) for address in facts.addresses]

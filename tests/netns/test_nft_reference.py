@@ -156,6 +156,15 @@ def test_we_check_and_remove_their_spoof_check(node: Node, go: Executables) -> N
     call(go, node, "DEL", conf(), netns=netns).succeeded()
 
 
+def test_their_chains_of_odd_names(node: Node, go: Executables) -> None:
+    """They write them through nft's JSON, which takes any name; nft's language does not."""
+    netns, ifname = node.pod(), "a@b"
+    call(go, node, "ADD", conf(macspoofchk=True), netns=netns, ifname=ifname).result()
+    assert observe.mentions(node, "cni-br-iface-one-a@b")
+    inside(node, remove_spoof(Owner("net", "one", ifname)))
+    assert observe.mentions(node, "cni-br-iface") == []
+
+
 def test_their_repeated_setup_is_removed_whole(node: Node, go: Executables) -> None:
     """A repeated setup of theirs appends a second rule to PREROUTING."""
     netns = node.pod()
@@ -169,11 +178,25 @@ def test_their_repeated_setup_is_removed_whole(node: Node, go: Executables) -> N
 
 
 @pytest.mark.parametrize(
-    "network, container", [("n.1_x-y", "c.2_x-y"), ("0", "0"), ("n" * 100, "c" * 64), ("n" * 120, "c" * 128)]
+    ("network", "container", "ifname"),
+    [
+        ("n.1_x-y", "c.2_x-y", "eth0.100-x@y"),
+        ("0", "0", "0"),
+        ("n" * 100, "c" * 64, "eth0"),
+        ("n" * 120, "c" * 128, "eth0"),
+        ("net", "one", 'a"b'),
+        ("net", "one", '"}'),
+        ("net", "one", "$x;{}#*'"),
+        ("net", "one", "back\\"),
+        ("net", "one", "ünï"),
+    ],
 )
-def test_names_of_all_legal_kinds(node: Node, network: str, container: str) -> None:
-    """Long ones have hashed labels in nftables and a cut comment in iptables; both are still found and removed."""
-    owner = Owner(network, container, "eth0.100-x@y")
+def test_names_of_all_legal_kinds(node: Node, network: str, container: str, ifname: str) -> None:
+    """Long ones have hashed labels in nftables and a cut comment in iptables; both are still found and removed.
+
+    The kernel takes nearly everything as an interface's name; nothing of it may be read as nft's language.
+    """
+    owner = Owner(network, container, ifname)
     addresses = (ip_interface("10.1.0.5/24"), ip_interface("fd00::5/64"))
     for backend in ("nftables", "iptables"):
         inside(node, add(owner, addresses, backend))
@@ -183,6 +206,10 @@ def test_names_of_all_legal_kinds(node: Node, network: str, container: str) -> N
     inside(node, lambda doors: doors.run(spoof.plan_add(owner, owner.host_veth, "02:00:00:00:00:01", spoof.Facts())))
     assert inside(node, check_spoof(owner, "02:00:00:00:00:01")) == []
     inside(node, lambda doors: doors.run(spoof.plan_gc(doors, network, frozenset())))
+    inside(node, add(owner, addresses, "nftables"))
+    inside(node, collect(network, owner))
+    assert inside(node, check(owner, addresses)) == []
+    inside(node, collect(network))
     assert rules(node) == []
 
 

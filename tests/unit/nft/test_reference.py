@@ -62,7 +62,7 @@ def test_rules_of_the_nftables_backend_are_read() -> None:
 def test_chains_of_the_spoof_check_are_read() -> None:
     names = (GO_SPOOF, GO_SPOOF + "-mac", "PREROUTING")
     doors = ScriptedDoors("go spoof check")
-    assert reference.look_spoof(doors, OWNER, names) == SpoofChains((GO_SPOOF, GO_SPOOF + "-mac"), (4,), (MAC,))
+    assert reference.look_spoof(doors, OWNER, names) == SpoofChains((2, 3), (4,), (MAC,))
     assert reference.look_spoof(doors, Owner("dbnet", "abc12", "eth0"), names) is None
 
 
@@ -113,15 +113,13 @@ def test_removing_rules_of_the_nftables_backend() -> None:
     assert steps[0].yields
 
 
-def test_removing_the_spoof_check_frees_the_chains_before_deleting_them() -> None:
-    step = reference.remove_spoof(SpoofChains((GO_SPOOF, GO_SPOOF + "-mac"), (4, 9), (MAC,)))
+def test_removing_the_spoof_check_takes_the_jumps_first() -> None:
+    step = reference.remove_spoof(SpoofChains((2, 3), (4, 9), (MAC,)))
     assert step.text.splitlines() == [
         "delete rule bridge nat PREROUTING handle 4",
         "delete rule bridge nat PREROUTING handle 9",
-        f"flush chain bridge nat {GO_SPOOF}",
-        f"delete chain bridge nat {GO_SPOOF}",
-        f"flush chain bridge nat {GO_SPOOF}-mac",
-        f"delete chain bridge nat {GO_SPOOF}-mac",
+        "delete chain bridge nat handle 2",
+        "delete chain bridge nat handle 3",
     ]
 
 
