@@ -33,7 +33,7 @@ from cni.spec.errors import (
 from cni.spec.result import Result, error_document, read_result, render, version_document
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from cni.net.host import Host
     from cni.spec.owner import Owner
@@ -57,7 +57,7 @@ class Plugin(Protocol):
     def plan_add(self, conf: Any, call: Call, facts: Any, lease: Result) -> tuple[list[Any], Result]: ...
     def report(self, conf: Any, result: Result, host: Host) -> Result: ...
     def plan_del(self, conf: Any, call: Call, facts: Any) -> list[Any]: ...
-    def check(self, conf: Any, call: Call, facts: Any, prev: Result) -> list[str]: ...
+    def check(self, conf: Any, call: Call, facts: Any, prev: Any) -> list[str]: ...
     def plan_gc(self, conf: Any, call: Call, keep: frozenset[Owner], host: Host) -> list[Any]: ...
     def status(self, conf: Any, call: Call, host: Host) -> None: ...
 
@@ -80,10 +80,7 @@ def dispatch(name: str, env: Mapping[str, str], stdin: bytes) -> Reply:
     except CNIError as error:
         return _failed(name, version, error, notes)
     except Exception as error:  # the promise of one JSON document holds for our own mistakes too
-        import traceback
-
-        notes.append(traceback.format_exc().rstrip())
-        return _failed(name, version, CNIError(f"internal error: {type(error).__name__}: {error}"), notes)
+        return _failed(name, version, _internal(error, notes), notes)
 
 
 def about(name: str) -> str:
@@ -155,12 +152,12 @@ def _add(plugin: Plugin, call: Call, prev: Result | None) -> bytes:
     try:
         if plugin.CREATES_INTERFACE and host.sandbox is not None and host.sandbox.link(call.ifname) is not None:
             raise CNIError(f"interface {call.ifname!r} already exists in sandbox {call.netns!r}", "DEL it first")
-        return render(_added(plugin, conf, call, prev, host), call.version)
+        return _added(plugin, conf, call, prev, host)
     finally:
         host.close()
 
 
-def _added(plugin: Plugin, conf: Any, call: Call, prev: Result | None, host: Host) -> Result:
+def _added(plugin: Plugin, conf: Any, call: Call, prev: Result | None, host: Host) -> bytes:
     """The ADD itself: lease, look, plan, execute, report. Whatever fails, all that was done is taken back, last first."""
     from cni.net.execute import execute, undo
 
@@ -172,7 +169,7 @@ def _added(plugin: Plugin, conf: Any, call: Call, prev: Result | None, host: Hos
         facts = plugin.look(conf, call, host, lease)
         plan, result = plugin.plan_add(conf, call, facts, lease or Result())
         execute(plan, host, done)
-        return plugin.report(conf, result, host)
+        return render(plugin.report(conf, result, host), call.version)
     except BaseException:
         leftovers = undo(done, host)
         if ipam:
@@ -183,26 +180,30 @@ def _added(plugin: Plugin, conf: Any, call: Call, prev: Result | None, host: Hos
 
 def _del(plugin: Plugin, call: Call, prev: Result | None) -> bytes:
     """Remove everything of the attachment. One failure never keeps the rest from being removed, least of all the lease."""
+    conf = plugin.parse(call)
+    failures = _remove(call, lambda host: plugin.plan_del(conf, call, plugin.look(conf, call, host, prev)))
+    _raise_first(failures + _attempt(_ipam(conf), call, prev))
+    return b""
+
+
+def _remove(call: Call, plan: Callable[[Host], list[Any]]) -> list[CNIError]:
+    """Look, plan and remove; returns what failed, our own mistakes included, so that the caller goes on."""
     from cni.net.execute import remove
 
-    conf = plugin.parse(call)
     host = _host(call, needed=False)
-    failures: list[CNIError] = []
     try:
-        facts = plugin.look(conf, call, host, prev)
-        failures += remove(plugin.plan_del(conf, call, facts), host)
+        return remove(plan(host), host)
     except CNIError as error:
-        failures.append(error)
+        return [error]
+    except Exception as error:
+        return [_internal(error, call.notes)]
     finally:
         host.close()
-    failures += _attempt(_ipam(conf), call, prev)
-    _raise_first(failures)
-    return b""
 
 
 def _check(plugin: Plugin, call: Call, prev: Result | None) -> bytes:
     conf = plugin.parse(call)
-    if prev is None:
+    if prev is None and plugin.CREATES_INTERFACE:
         raise ConfigError("required prevResult missing", "CHECK compares the attachment with the result of its ADD")
     host = _host(call, needed=True)
     try:
@@ -216,25 +217,20 @@ def _check(plugin: Plugin, call: Call, prev: Result | None) -> bytes:
 
 
 def _gc(plugin: Plugin, call: Call, prev: Result | None) -> bytes:
-    from cni.net.execute import remove
-
     conf = plugin.parse(call)
     keep = call.valid_owners
     failures: list[CNIError] = []
     if keep is None:
         call.notes.append("GC without a list of valid attachments: nothing is known to be dead, nothing is touched")
     else:
-        host = _host(call, needed=False)
-        try:
-            plan = plugin.plan_gc(conf, call, keep, host)
-            call.notes.extend(op.describe() for op in plan)
-            failures += remove(plan, host)
-        except CNIError as error:
-            failures.append(error)
-        finally:
-            host.close()
-    failures += _attempt(_ipam(conf), call, prev)
-    _raise_first(failures)
+
+        def plan(host: Host) -> list[Any]:
+            planned = plugin.plan_gc(conf, call, keep, host)
+            call.notes.extend(op.describe() for op in planned)
+            return planned
+
+        failures += _remove(call, plan)
+    _raise_first(failures + _attempt(_ipam(conf), call, prev))
     return b""
 
 
@@ -333,6 +329,14 @@ def _close(fd: int) -> None:
     import os
 
     os.close(fd)
+
+
+def _internal(error: Exception, notes: list[str]) -> CNIError:
+    """A mistake of ours as an error of one line, its trace among the notes."""
+    import traceback
+
+    notes.append("".join(traceback.format_exception(error)).rstrip())
+    return CNIError(f"internal error: {type(error).__name__}: {error}")
 
 
 def _failed(name: str, version: str, error: CNIError, notes: list[str]) -> Reply:
