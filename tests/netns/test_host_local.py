@@ -324,6 +324,32 @@ def test_white_space_around_an_owner(lab: Lab) -> None:
     assert observe.leases(lab.node, "net") == {}
 
 
+# -- leases of an earlier boot --
+
+EARLIER = "touch -d 2001-01-01"
+
+
+@pytest.mark.usefixtures("own_promise")
+def test_a_container_comes_back_after_a_reboot(lab: Lab) -> None:
+    """No container outlives a reboot: its old lease is not in the way of its new one."""
+    config = conf(subnet="10.0.0.0/24")
+    add(lab, config, "c1")
+    lab.node.sh(f"{EARLIER} {NET}/10.0.0.2")
+    assert len(add(lab, config, "c1")) == 1
+    assert len(observe.leases(lab.node, "net")) == 1
+
+
+@pytest.mark.usefixtures("own_promise")
+def test_leases_of_an_earlier_boot_are_taken_when_nothing_else_is_free(lab: Lab) -> None:
+    """containernetworking/plugins#252: after a reboot the files stay, DELs never come, the pool fills up."""
+    config = conf(subnet="192.168.1.0/29")
+    take(lab, config, 4)
+    lab.node.sh(f"{EARLIER} {NET}/192.168.1.3 {NET}/192.168.1.4")
+    assert add(lab, config, "d") == ["192.168.1.6"]
+    assert {*add(lab, config, "e"), *add(lab, config, "f")} == {"192.168.1.3", "192.168.1.4"}
+    call(lab, "ADD", config, "g").refused(999, says="192.168.1")
+
+
 # -- DEL --
 
 
