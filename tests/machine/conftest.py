@@ -12,7 +12,6 @@ from __future__ import annotations
 import fnmatch
 import json
 import os
-import sys
 import tempfile
 import threading
 import time
@@ -21,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from tests.machine.run import Outcome, Unavailable, run
+from tests.machine.run import PROCESSORS, Unavailable, run
 
 GUEST_MODULES = "test_*_guest.py"
 INSIDE = "PODWIRE_MACHINE" in os.environ
@@ -47,6 +46,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_collection_finish(session: pytest.Session) -> None:
     if not INSIDE and (chosen := [item for item in session.items if _is_guest(item)]):
         session.config.stash[_replay] = Replay(session.config, chosen)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if replay := session.config.stash.get(_replay, None):
+        replay.end()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if (replay := config.stash.get(_replay, None)) and replay.summary:
+        terminalreporter.write_line(replay.summary)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -83,15 +92,18 @@ class Replay:
 
     def __init__(self, config: pytest.Config, items: list[pytest.Item]) -> None:
         self._config = config
-        self._command = ["pytest", "-q", *_options(config), *(item.nodeid for item in items)]
+        self._command = ["pytest", "-q", *_options(config, len(items)), *(item.nodeid for item in items)]
         self._folder = tempfile.TemporaryDirectory(prefix="podwire-reports-")
         self._file = Path(self._folder.name, "reports")
         self._file.touch()
         self._read = 0
+        self._waited_for = {item.nodeid for item in items}
         self._seen: dict[str, list[pytest.TestReport]] = {}
         self._said = bytearray()
         self._trouble = ""
+        self._stop = threading.Event()
         self._machine: threading.Thread | None = None
+        self.summary = ""
 
     def reports(self, item: pytest.Item) -> list[pytest.TestReport]:
         """All reports of one test; waits for them. A test that the machine did not finish has failed."""
@@ -104,19 +116,27 @@ class Replay:
             if not alive and not self._finished(item.nodeid):
                 return [*self._seen.get(item.nodeid, ()), self._lost(item)]
             time.sleep(0.1)
+        self._waited_for.discard(item.nodeid)
         return self._seen[item.nodeid]
 
     def _run(self) -> None:
         try:
-            outcome = run(self._command, self._said.extend, timeout_s=TIMEOUT_S, reports=self._file)
+            outcome = run(self._command, self._said.extend, timeout_s=TIMEOUT_S, reports=self._file, stop=self._stop)
         except Unavailable as error:
             self._trouble = str(error)
+        except Exception as error:
+            self._trouble = f"the machine could not be run: {error!r}"
         else:
             self._trouble = outcome.trouble or f"the machine's pytest ended with status {outcome.status}"
-            self._tell(outcome)
+            self.summary = f"the machine was built in {outcome.built_s:.1f} s and ran for {outcome.ran_s:.1f} s"
 
-    def _tell(self, outcome: Outcome) -> None:
-        print(f"\nmachine: built in {outcome.built_s:.1f} s, ran for {outcome.ran_s:.1f} s", file=sys.stderr)
+    def end(self) -> None:
+        """Let the machine finish; end it when there are reports that nobody waits for any more."""
+        if self._machine is not None:
+            self._machine.join(0 if self._waited_for else 10)
+            self._stop.set()
+            self._machine.join()
+        self._folder.cleanup()
 
     def _take(self) -> None:
         """Read the lines that are complete by now: one report each."""
@@ -139,7 +159,10 @@ class Replay:
         return pytest.TestReport(item.nodeid, item.location, {}, "failed", why, "call")
 
 
-def _options(config: pytest.Config) -> list[str]:
-    """What the machine's pytest must know, too: which plugins. Their folder must be one that it has."""
+def _options(config: pytest.Config, tests: int) -> list[str]:
+    """What the machine's pytest must know, too: which plugins. Their folder must be one that it has.
+
+    Both of its processors are used once there is enough work to make up for starting two more interpreters.
+    """
     folder = config.getoption("--cni-bin-dir")
-    return [f"--cni-bin-dir={folder}"] if folder else []
+    return [f"--cni-bin-dir={folder}"] * bool(folder) + [f"-n{PROCESSORS}"] * (tests > 8)

@@ -136,12 +136,12 @@ def _programs(files: Tree) -> None:
     for path in FILES:
         if Path(path).exists():
             _file(files, Path(path))
+    # The kernel itself starts /sbin/modprobe. Busybox's fails when two of them load one module at the same time.
+    files.text("usr/sbin/modprobe", '#!/bin/sh\nexec flock /machine/modprobe busybox modprobe "$@"\n', 0o755)
     applets = subprocess.run(["busybox", "--list"], capture_output=True, text=True, check=True, timeout=60)
     for applet in applets.stdout.split():
         if not any(f"usr/{folder}/{applet}" in files for folder in ("bin", "sbin")):
-            # The kernel itself starts /sbin/modprobe.
-            folder = "sbin" if applet == "modprobe" else "bin"
-            files.link(f"usr/{folder}/{applet}", "/usr/bin/busybox")
+            files.link(f"usr/bin/{applet}", "/usr/bin/busybox")
 
 
 def _python(files: Tree) -> None:

@@ -18,6 +18,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -69,25 +70,31 @@ def run(
     *,
     timeout_s: float = TIMEOUT_S,
     reports: Path | None = None,
+    stop: threading.Event | None = None,
 ) -> Outcome:
     """Run `command` in a new machine; `say` gets its output (stdout and stderr, interleaved) piece by piece.
 
     "pytest" as first word means the guest environment's own. What the command writes to $PODWIRE_REPORTS
-    appears in the file `reports` while it runs. Raises Unavailable when a package is missing here.
+    appears in the file `reports` while it runs. Setting `stop` ends the machine early. Raises Unavailable when
+    a package is missing here.
     """
     began = time.monotonic()
     if shutil.which(QEMU) is None:
         raise Unavailable(f"{QEMU} is not installed: install the package qemu-system-x86")
-    with tempfile.TemporaryDirectory(prefix="podwire-machine-") as folder:
-        initramfs = Path(folder, "initramfs")
+    # The initramfs is in memory: 100 MB that nobody has to delete, however this ends.
+    with (
+        tempfile.TemporaryDirectory(prefix="podwire-machine-") as folder,
+        os.fdopen(os.memfd_create("initramfs"), "wb") as initramfs,
+    ):
         try:
             kernel = unpacked(cache_folder())
-            with initramfs.open("wb") as out:
-                tree(kernel, _script(command)).write(out)
+            tree(kernel, _script(command)).write(initramfs)
         except (Missing, KernelUnavailable) as error:
             raise Unavailable(str(error)) from error
+        initramfs.flush()
         built = time.monotonic()
-        trouble = _emulate(_arguments(kernel, Path(folder), reports or Path(folder, "reports")), say, timeout_s)
+        arguments = _arguments(kernel, initramfs.fileno(), Path(folder), reports or Path(folder, "reports"))
+        trouble = _emulate(arguments, initramfs.fileno(), say, timeout_s, stop or threading.Event())
         said = _read(Path(folder, "status")).strip()
         status = int(said) if said.isdigit() else None
         if status is None:
@@ -104,14 +111,14 @@ def _script(command: Sequence[str]) -> str:
     return f"export PODWIRE_MACHINE=1 PODWIRE_REPORTS=/dev/virtio-ports/reports\nexec {shlex.join(words)}\n"
 
 
-def _arguments(kernel: Kernel, folder: Path, reports: Path) -> list[str]:
+def _arguments(kernel: Kernel, initramfs: int, folder: Path, reports: Path) -> list[str]:
     return [
         # However this process ends, the emulator ends with it.
         "setpriv", "--pdeathsig", "KILL",
         QEMU, "-accel", "tcg,thread=multi", "-machine", "q35", "-cpu", "max",
         "-smp", str(PROCESSORS), "-m", str(MEMORY_MB),
         "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-net", "none",
-        "-kernel", str(kernel.image), "-initrd", str(folder / "initramfs"), "-append", KERNEL_ARGUMENTS,
+        "-kernel", str(kernel.image), "-initrd", f"/proc/self/fd/{initramfs}", "-append", KERNEL_ARGUMENTS,
         "-serial", f"file:{folder / 'console'}",
         "-device", "virtio-serial-pci",
         "-chardev", "stdio,id=output,signal=off", "-device", "virtserialport,chardev=output,name=output",
@@ -122,7 +129,13 @@ def _arguments(kernel: Kernel, folder: Path, reports: Path) -> list[str]:
     ]  # fmt: skip
 
 
-def _emulate(arguments: list[str], say: Callable[[bytes], object], timeout_s: float) -> str:
+def _emulate(
+    arguments: list[str],
+    initramfs: int,
+    say: Callable[[bytes], object],
+    timeout_s: float,
+    stop: threading.Event,
+) -> str:
     """Run the emulator to its end, or to the end of its time. Returns what went wrong, "" for nothing.
 
     It gets a standard input that stays open and empty: at the end of it, it would stop to pass on the guest's
@@ -131,14 +144,18 @@ def _emulate(arguments: list[str], say: Callable[[bytes], object], timeout_s: fl
     deadline = time.monotonic() + timeout_s
     with (
         tempfile.TemporaryFile() as complaints,
-        subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=complaints) as machine,
+        subprocess.Popen(
+            arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=complaints, pass_fds=[initramfs]
+        ) as machine,
         selectors.DefaultSelector() as ready,
     ):
         assert machine.stdout is not None
         ready.register(machine.stdout, selectors.EVENT_READ)
         try:
             while (left := deadline - time.monotonic()) > 0:
-                if ready.select(left):
+                if stop.is_set():
+                    return "the machine was stopped"
+                if ready.select(min(left, 0.5)):
                     if not (piece := os.read(machine.stdout.fileno(), 65536)):
                         break
                     say(piece)

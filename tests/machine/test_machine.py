@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -35,15 +36,26 @@ def test_the_time_limit_ends_it() -> None:
     assert children() == before
 
 
+def test_it_can_be_stopped() -> None:
+    """Whoever has seen enough does not have to wait."""
+    stop = threading.Event()
+    threading.Timer(1, stop.set).start()
+    outcome = run(["sleep", "1000"], bytearray().extend, timeout_s=120, stop=stop)
+    assert outcome.status is None and "stopped" in outcome.trouble
+    assert outcome.ran_s < 10
+
+
 def test_a_crashed_machine_is_no_success() -> None:
     """Without an exit status there is none, and the kernel's last words are told."""
     outcome = run(["sh", "-c", "echo c >/proc/sysrq-trigger; sleep 100"], bytearray().extend, timeout_s=120)
     assert outcome.status is None and "sysrq triggered crash" in outcome.trouble
 
 
-def test_the_emulator_does_not_outlive_who_started_it() -> None:
+def test_the_emulator_does_not_outlive_who_started_it(tmp_path: Path) -> None:
     """Killed at once, without a chance to clean up."""
-    starter = subprocess.Popen([sys.executable, "-m", "tests.machine.run", "sleep", "1000"], stderr=subprocess.PIPE)
+    command = [sys.executable, "-m", "tests.machine.run", "sleep", "1000"]
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    starter = subprocess.Popen(command, stderr=subprocess.PIPE, env=environment)
     try:
         emulator = _wait_for_child(starter.pid)
     finally:
