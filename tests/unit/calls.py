@@ -34,6 +34,42 @@ CHANGES = (
 )
 
 
+V4 = {"type": "host-local", "subnet": "10.1.0.0/24"}
+V6 = {"type": "host-local", "subnet": "fd00:1::/64"}
+DUAL = {
+    "type": "host-local",
+    "ranges": [[{"subnet": "10.1.0.0/24"}], [{"subnet": "fd00:1::/64"}]],
+    "routes": [{"dst": "192.0.2.0/24"}],
+}
+
+# What bridges are made of, for the suites that let every step of every plan fail.
+CONFIGS: dict[str, dict[str, Any]] = {
+    "layer-2": {},
+    "layer-2-down": {"disableContainerInterface": True},
+    "layer-2-flags": {"hairpinMode": True, "portIsolation": True, "mtu": 1400},
+    "addresses": {"ipam": V4},
+    "gateway": {"ipam": V4, "isGateway": True},
+    "default-gateway-v6": {"ipam": V6, "isDefaultGateway": True},
+    "dual-stack": {"ipam": DUAL, "isDefaultGateway": True},
+    "masquerade": {"ipam": DUAL, "isGateway": True, "ipMasq": True},
+    "masquerade-iptables": {"ipam": DUAL, "isGateway": True, "ipMasq": True, "ipMasqBackend": "iptables"},
+    "spoof-check": {"ipam": V4, "macspoofchk": True},
+    "promiscuous": {"ipam": V4, "isGateway": True, "promiscMode": True},
+    "detection": {"ipam": V6, "isGateway": True, "enabledad": True},
+    "everything": {
+        "ipam": DUAL,
+        "isDefaultGateway": True,
+        "ipMasq": True,
+        "macspoofchk": True,
+        "mtu": 1400,
+        "promiscMode": True,
+    },
+    "vlan": {"ipam": V4, "isGateway": True, "vlan": 100, "macspoofchk": True},
+    "trunk": {"vlanTrunk": [{"minID": 5, "maxID": 9}], "preserveDefaultVlan": True},
+    "force-address": {"ipam": V4, "isGateway": True, "forceAddress": True},
+}
+
+
 class Runtime:
     """Calls plugins as a runtime does, on a machine in memory and a lease folder on disk."""
 
