@@ -295,7 +295,7 @@ def _previous(call: Call) -> Result | None:
 def _host(call: Call, needed: bool) -> Host:
     from cni.net.host import Host
 
-    return Host(_open_sandbox(call, needed))
+    return Host(_open_sandbox(call, needed), call.env.get("PATH", ""))
 
 
 def _open_sandbox(call: Call, needed: bool) -> int | None:

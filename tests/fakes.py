@@ -833,7 +833,7 @@ class Machine:
         self.pods[path] = Namespace(path, lo_up=False)
         return self.pods[path]
 
-    def host(self, sandbox_fd: int | None = None) -> FakeHost:
+    def host(self, sandbox_fd: int | None = None, search_path: str = "") -> FakeHost:
         """The doors of one call."""
         return FakeHost(self, sandbox_fd)
 

@@ -26,10 +26,13 @@ LOCK_FOLDER = "/run/podwire"
 
 
 class Host:
-    """The doors of one call. ``sandbox_fd`` is the pod's namespace, None when it is gone (a late DEL) or not needed."""
+    """The doors of one call. ``sandbox_fd`` is the pod's namespace, None when it is gone (a late DEL) or not needed.
+    ``search_path`` is the caller's PATH, for programs.
+    """
 
-    def __init__(self, sandbox_fd: int | None = None) -> None:
+    def __init__(self, sandbox_fd: int | None = None, search_path: str = "") -> None:
         self.sandbox_fd = sandbox_fd
+        self._search_path = search_path
         self._lock: int | None = None
 
     @cached_property
@@ -54,7 +57,7 @@ class Host:
         """The host's iptables."""
         from cni.nft.iptables import Iptables
 
-        return Iptables()
+        return Iptables(self._search_path)
 
     def kernel(self, side: Side) -> Kernel:
         """The kernel door of a side."""

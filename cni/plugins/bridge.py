@@ -184,12 +184,15 @@ def look(conf: Conf, call: Call, host: Host, known: Result | None) -> Facts:
     if call.verb == "DEL":  # what is really there too: prevResult may be missing, or of an earlier attachment of the name
         ips += [address for address in addresses if not address.ip.is_link_local]
     pod_addresses = tuple(dict.fromkeys(ips))
+    macs = [call.owner.mac("container")]
+    macs += [entry.mac.lower() for entry in (known.interfaces if known is not None else ()) if entry.mac and entry.sandbox]
+    macs += [container.mac] if container is not None else []
     seen = Facts(
         container=container,
         container_addresses=addresses,
         host_veth=host_veth,
         masquerade=masquerade.look(host, call.owner, pod_addresses, conf.ip_masq, conf.backend, call.verb),
-        spoof=spoof.look(host, call.owner, conf.macspoofchk, call.verb),
+        spoof=spoof.look(host, call.owner, conf.macspoofchk, call.verb, tuple(dict.fromkeys(macs))),
     )
     if call.verb == "DEL":
         return seen

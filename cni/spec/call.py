@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from cni.spec.conf import Attachment, check_ifname, check_name, convert, lookup
+from cni.spec.conf import Attachment, check_ifname, check_name, check_text, convert, lookup
 from cni.spec.errors import EnvError
 from cni.spec.owner import Owner
 
@@ -85,6 +85,8 @@ def check_env(env: Mapping[str, str]) -> None:
             raise EnvError("invalid characters in containerID", f"CNI_CONTAINERID is {value!r}")
         elif name == "CNI_IFNAME":
             check_ifname(value, "CNI_IFNAME, the interface name,")
+        else:
+            check_text(value, "CNI_NETNS")
     if missing:
         raise EnvError(f"required env variables [{','.join(missing)}] missing")
 

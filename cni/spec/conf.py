@@ -155,14 +155,23 @@ def check_network_name(name: str) -> str:
     return name
 
 
+def check_text(text: str, what: str, error: type[Exception] = EnvError) -> str:
+    """Text that a result can carry: JSON cannot name a thing by bytes that are no UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise error(f"{what} {text!r} is not UTF-8, so that no result could name it") from None
+    return text
+
+
 def check_ifname(ifname: str, what: str = "interface name", error: type[Exception] = EnvError) -> str:
     """An interface name by the kernel's rules (dev_valid_name), as libcni checks them.
 
     ``what`` names the variable or key in the message, ``error`` is the class to raise.
     """
-    size = len(ifname.encode("utf-8", "surrogateescape"))
     if not ifname:
         raise error(f"{what} is empty")
+    size = len(check_text(ifname, what, error).encode())
     if size > IFNAME_MAX_BYTES:
         raise error(f"{what} is too long: {ifname!r} has {size} bytes, it should be less than 16 characters")
     if ifname in (".", ".."):

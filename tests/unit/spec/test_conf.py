@@ -159,6 +159,8 @@ def test_defaults_are_the_records_own() -> None:
         (b' \n{"a": 1, "a": 2}\n', {"a": 2}),
         (b'{"a": "\\u0000\\ud83d\\ude00"}', {"a": "\0\U0001f600"}),
         (b'{"a": 123456789012345678901234567890}', {"a": 123456789012345678901234567890}),
+        (b'{"a": "\\ud800"}', {"a": "\ud800"}),  # Go takes it, in a key that nobody reads
+        (b'{"a": 1e999}', {"a": float("inf")}),
     ],
 )
 def test_documents(stdin: bytes, expected: dict[str, Any]) -> None:
@@ -169,7 +171,7 @@ def test_documents(stdin: bytes, expected: dict[str, Any]) -> None:
     "stdin",
     [
         *(b"", b" ", b"{", b"{}{}", b"{'a':1}", b"[]", b'"x"', b"1", b"true", b"\xef\xbb\xbf{}", b'{"a": "\xff"}', b"\0"),
-        *(b'{"a": "\\ud800"}', b'{"a": 1e999}', b'{"a": NaN}', b'{"a": ' + b"9" * 5000 + b"}", b'{"a":' + b"[" * 100_000),
+        *(b'{"a": NaN}', b'{"a": ' + b"9" * 5000 + b"}", b'{"a":' + b"[" * 100_000),
         *(b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}", b"\xff\xfe{\0}\0", b'{"a": 1,}', b"{//\n}"),
     ],
     ids=repr,
