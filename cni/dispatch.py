@@ -336,7 +336,8 @@ def _internal(error: Exception, notes: list[str]) -> CNIError:
     import traceback
 
     notes.append("".join(traceback.format_exception(error)).rstrip())
-    return CNIError(f"internal error: {type(error).__name__}: {error}")
+    said = " ".join(str(error).split())
+    return CNIError(f"internal error: {type(error).__name__}: {said}")
 
 
 def _failed(name: str, version: str, error: CNIError, notes: list[str]) -> Reply:
