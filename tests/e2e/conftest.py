@@ -122,7 +122,7 @@ def leftovers(before: dict[str, Any], after: dict[str, Any], bridge: str = "") -
     for key in sorted({*before, *after}):
         old, new = before.get(key), after.get(key)
         if key == "nft":
-            found += [f"new in nft: {entry}" for entry in new if entry not in old and not _of_skeleton(json.loads(entry))]
+            found += [f"new in nft: {entry}" for entry in new if entry not in old and holds_something(json.loads(entry))]
             found += [f"gone from nft: {entry}" for entry in old if entry not in new]
         elif key == "iptables":
             found += [f"new in iptables: {rule}" for rule in new if rule not in old and not _built_in(rule)]
@@ -139,15 +139,15 @@ def leftovers(before: dict[str, Any], after: dict[str, Any], bridge: str = "") -
     return found
 
 
-def _of_skeleton(entry: Config) -> bool:
-    """Whether an nft object is of our tables, or of iptables's nat tables, and holds nothing of an attachment."""
+def holds_something(entry: Config) -> bool:
+    """Whether an nft object is more than the empty skeleton of our tables and of iptables's nat tables."""
     ((kind, body),) = entry.items()
     table = (body["family"], body["name"] if kind == "table" else body["table"])
     if table in SHARED_TABLES:
-        return not body.get("elem")
+        return bool(body.get("elem"))
     if table in (("ip", "nat"), ("ip6", "nat")):
-        return kind == "table" or (kind == "chain" and body["name"] in IPTABLES_NAT_CHAINS)
-    return False
+        return kind != "table" and not (kind == "chain" and body["name"] in IPTABLES_NAT_CHAINS)
+    return True
 
 
 def _built_in(rule: str) -> bool:
