@@ -192,7 +192,6 @@ NOT_READY: dict[str, tuple[str, dict[str, Any], str]] = {
         {"ipam": {**V4, "dataDir": "/run/ro"}},
         "/run/ro",
     ),
-    "bridge-is-none": ("ip link add other type veth peer name other2", {"bridge": "other"}, "other"),
     "ipam-is-not-there": ("", {"ipam": {"type": "no-such-ipam"}}, "no-such-ipam"),
 }
 
@@ -208,6 +207,18 @@ def test_status_of_a_network_that_cannot_work(lab: Lab, name: str) -> None:
     outcome.refused(50, says=says)
     lab.unchanged_since(before)
     assert lab.attachment({**conf(), **keys}).call("ADD").status == 1, "STATUS says 50 and ADD works"
+
+
+@pytest.mark.parametrize(("pods", "code"), [(0, 50), (1, 51)])
+def test_status_when_the_bridges_name_is_taken(lab: Lab, pods: int, code: int) -> None:
+    """51: the plugin is not available, and existing containers in the network may have limited connectivity."""
+    for _ in range(pods):
+        lab.added(conf())
+    lab.node.sh("ip link del cni0 2>/dev/null || true; ip link add cni0 type veth peer name other")
+    before = lab.snapshot()
+    lab.call("STATUS", conf()).refused(code, says="cni0.*not a bridge")
+    lab.unchanged_since(before)
+    assert lab.attachment(conf()).call("ADD").status == 1
 
 
 def test_status_of_host_local_itself(lab: Lab) -> None:

@@ -59,6 +59,25 @@ def test_a_dels_lease_survives_the_hosts_namespace(lab: Lab) -> None:
     lab.unchanged_since(before)
 
 
+@pytest.mark.parametrize("value", ["1", "TRUE", "true"])
+def test_the_hosts_namespace_on_demand(lab: Lab, value: str) -> None:
+    """CNI_NETNS_OVERRIDE: whoever means the plugin's own namespace says so."""
+    lab.node.sh("ip link set lo down")
+    it = lab.attachment(LOOPBACK)
+    it.call("ADD", netns="/proc/self/ns/net", env={"CNI_NETNS_OVERRIDE": value}).result()
+    assert "UP" in observe.links(lab.node)["lo"]["flags"]
+
+
+@pytest.mark.known_reference_failure(TOO_LATE)
+@pytest.mark.parametrize("value", ["0", "", "yes"])
+def test_the_hosts_namespace_not_on_demand(lab: Lab, value: str) -> None:
+    """CNI_NETNS_OVERRIDE: nothing but 1 and true says so."""
+    it = lab.attachment(LOOPBACK)
+    before = lab.snapshot()
+    it.call("ADD", netns="/proc/self/ns/net", env={"CNI_NETNS_OVERRIDE": value}).refused(8)
+    lab.unchanged_since(before)
+
+
 MISSING = {"gone": "/run/netns/gone", "no-folder": "/nowhere/at/all", "process-gone": "/proc/4194304/ns/net"}
 
 

@@ -12,7 +12,7 @@ import pytest
 from tests.conftest import given_folder, whose
 from tests.harness.node import PATH, Node
 from tests.harness.wrappers import BUNDLE, make_wrappers
-from tests.wire.cases import Case, judge, load
+from tests.wire.cases import VERSIONS, Case, judge, load
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -118,3 +118,15 @@ def test_case(
     if way != "given":
         fresh(tmp_path / "tmp")
         assert answer[:2] == in_process(case, env, stdin)[:2], f"{way} and dispatch answer differently{note}"
+
+
+def test_the_cases_cover_the_protocol() -> None:
+    """Every command, every version, every error code of the protocol itself and every plugin has its cases."""
+    cases = load()
+    commands = {case.body["env"].get("CNI_COMMAND") for case in cases}
+    assert {"ADD", "DEL", "CHECK", "GC", "STATUS", "VERSION", None} <= commands
+    told = {case.expect().get("result", {}).get("cniVersion") for case in cases}
+    assert set(VERSIONS) <= told
+    codes = {case.expect().get(key) for case in cases for key in ("code", "code_ours")}
+    assert {1, 4, 5, 6, 7, 999} <= codes
+    assert {case.plugin for case in cases} == {"loopback", "bridge", "host-local", "static"}
