@@ -63,7 +63,9 @@ class Args(msgspec.Struct, frozen=True):
     """``args``: what an orchestrator passes along (CNI conventions)."""
 
     OPEN: ClassVar[bool] = True
-    cni: CniArgs = CniArgs()
+    cni: Annotated[CniArgs, Meta(description="What the CNI conventions define; other plugins find their own keys here.")] = (
+        CniArgs()
+    )
 
 
 class RuntimeConfig(msgspec.Struct, frozen=True):

@@ -10,9 +10,10 @@ common mistake there is.
 from __future__ import annotations
 
 from types import UnionType
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import msgspec
+from msgspec import Meta
 
 from cni.spec.addresses import Cidr, Ip, Mac, decode_address
 from cni.spec.errors import ConfigError, DecodeError, EnvError
@@ -43,10 +44,10 @@ COMMON_KEYS = frozenset(
 class Dns(msgspec.Struct, frozen=True, omit_defaults=True):
     """Resolver settings (spec section 2, ``dns``)."""
 
-    nameservers: tuple[str, ...] = ()
-    domain: str = ""
-    search: tuple[str, ...] = ()
-    options: tuple[str, ...] = ()
+    nameservers: Annotated[tuple[str, ...], Meta(description="Addresses of resolvers, the preferred one first.")] = ()
+    domain: Annotated[str, Meta(description="The local domain, for names without a dot.")] = ""
+    search: Annotated[tuple[str, ...], Meta(description="Domains to try for short names, in order.")] = ()
+    options: Annotated[tuple[str, ...], Meta(description="Options as resolv.conf has them, such as ndots:5.")] = ()
 
 
 class Attachment(msgspec.Struct, frozen=True):

@@ -7,9 +7,10 @@ keys sorted for 1.x, in the order of the Go structs before. Where the reference 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
+from msgspec import Meta
 
 from cni.spec import versions
 from cni.spec.addresses import Cidr, Ip, is_v6
@@ -39,13 +40,13 @@ class AssignedIp(msgspec.Struct, frozen=True):
 class Route(msgspec.Struct, frozen=True):
     """A route of the sandbox (spec section 5, "Success"): zero and None mean "not set"."""
 
-    dst: Cidr
-    gw: Ip | None = None
-    mtu: int = 0
-    advmss: int = 0
-    priority: int = 0
-    table: int | None = None
-    scope: int | None = None
+    dst: Annotated[Cidr, Meta(description="Destination, such as 10.0.0.0/8; 0.0.0.0/0 and ::/0 are everything.")]
+    gw: Annotated[Ip | None, Meta(description="Next hop; by default the gateway of the address.")] = None
+    mtu: Annotated[int, Meta(description="MTU along the route; 0 leaves the interface's.")] = 0
+    advmss: Annotated[int, Meta(description="TCP segment size to advertise; 0 leaves the kernel's choice.")] = 0
+    priority: Annotated[int, Meta(description="Metric: of equal routes the lowest is used.")] = 0
+    table: Annotated[int | None, Meta(description="Number of the routing table; by default the main one.")] = None
+    scope: Annotated[int | None, Meta(description="0 is global, 253 is link; by default what fits the next hop.")] = None
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):

@@ -6,7 +6,7 @@ import importlib
 import json
 from ipaddress import IPv4Interface, IPv6Interface, ip_address, ip_network
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jsonschema
 import msgspec
@@ -20,6 +20,9 @@ from cni.spec.addresses import Cidr, Ip, Mac, parse_mac
 from cni.spec.call import Call
 from cni.spec.errors import ConfigError
 from ipam.registry import PROVIDERS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 LISTS = sorted(CONF.glob("*.conflist"))
@@ -174,10 +177,19 @@ def structs(kind: Any) -> list[type[msgspec.Struct]]:
     return [found for one in (*inner, *getattr(kind, "types", ())) for found in structs(one)]
 
 
-@pytest.mark.parametrize("name", ["bridge", "host-local", "static"])
+@pytest.mark.parametrize("name", sorted((*PLUGINS, *PROVIDERS)))
 def test_every_key_is_described(name: str) -> None:
-    plain = [key for key, told in SCHEMAS[f"{name}.schema.json"]["properties"].items() if "description" not in told]
-    assert plain == []
+    assert list(undescribed(SCHEMAS[f"{name}.schema.json"], name)) == []
+
+
+def undescribed(told: Json, where: str) -> Iterator[str]:
+    """The keys without a description, at any depth."""
+    while "items" in told:
+        told = told["items"]
+    for key, inner in told.get("properties", {}).items():
+        if "description" not in inner:
+            yield f"{where}.{key}"
+        yield from undescribed(inner, f"{where}.{key}")
 
 
 GOOD: Json = {
