@@ -199,6 +199,20 @@ def test_port_mappings_are_not_ours(runtime: Runtime) -> None:
     runtime.call("del", network, netns, caps=caps)
 
 
+def test_args_of_the_list(runtime: Runtime) -> None:
+    """What an orchestrator writes into a list's ``args.cni`` (CNI conventions) needs no capability and no CNI_ARGS."""
+    document = conflist("bridge-ranges")
+    document["plugins"][0]["args"] = {"cni": {"ips": ["10.111.7.130", "fd00:111:7::1111"], "mac": MAC, "labels": []}}
+    network = runtime.network(document)
+    netns = runtime.node.pod()
+    result = runtime.call("add", network, netns)
+    agrees_with_kernel(runtime, result, netns)
+    assert {entry["address"] for entry in result["ips"]} == {"10.111.7.130/24", "fd00:111:7::1111/64"}
+    assert result["interfaces"][2]["mac"] == MAC
+    runtime.call("check", network, netns)
+    runtime.call("del", network, netns)
+
+
 # -- CNI_ARGS --
 
 

@@ -186,6 +186,7 @@ def test_kill_at_any_instant(node: Node, program: str, backend: str, kills: int)
     )
     whole_range_is_free(caller, config)
     assert leftovers(before, snapshot(node), "cni0") == []
+    assert set(os.listdir(node.path("/var/lib/cni/networks/net"))) == {"lock", "last_reserved_ip.0", "last_reserved_ip.1"}
 
 
 # -- all at once --
