@@ -267,7 +267,8 @@ class Kernel:
     def set_vlans(self, name: str, remove: tuple[int, ...], pvid: int, tagged: tuple[tuple[int, int], ...]) -> None:
         """Change the VLANs of a bridge port: take ``remove`` away, add ``pvid`` untagged and ranges of tagged ones.
 
-        A range is two entries of one message, where the reference sends a message for each of up to 4,094 VLANs.
+        A range is two entries of one message, where the reference sends a message for each of up to 4,094 VLANs. The bridge
+        family knows RTM_SETLINK only: an RTM_NEWLINK with VLANs is acknowledged and does nothing.
         """
         fields = {"family": socket.AF_BRIDGE, "index": self._index(name)}
         wanted: list[Any] = []
@@ -281,7 +282,7 @@ class Kernel:
         unwanted = [["IFLA_BRIDGE_VLAN_INFO", {"flags": 0, "vid": vid}] for vid in remove]
         requests = [
             Request(kind, 0, dict(fields), [["IFLA_AF_SPEC", {"attrs": entries}]])
-            for kind, entries in ((m.RTM_DELLINK, unwanted), (m.RTM_NEWLINK, wanted))
+            for kind, entries in ((m.RTM_DELLINK, unwanted), (m.RTM_SETLINK, wanted))
             if entries
         ]
         if requests:
