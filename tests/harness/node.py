@@ -7,7 +7,9 @@ Commands run in the node through nsenter. Nothing here judges results: see obser
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import json
 import os
 import subprocess
 import time
@@ -148,10 +150,24 @@ class Node:
         return path
 
     def remove_pod(self, path: str) -> None:
-        """Take the namespace away, as a runtime that lost its pod does."""
+        """Take the namespace away, as a runtime that lost its pod does, and wait until its links are gone."""
         name = os.path.basename(path)
+        peers = {link.get("link_index") for link in json.loads(self.run("ip", "-j", "link", pod=name).stdout or b"[]")}
         self.run("ip", "netns", "del", name)
         del self.pods[name]
+        until = time.monotonic() + 10  # the kernel takes its time, and does it behind everybody's back
+        while self._indexes() & peers:
+            if time.monotonic() > until:
+                raise Failed(f"links of {name} are still there: does a process hold the namespace?")
+            time.sleep(0.005)
+
+    def _indexes(self) -> set[int]:
+        """The indexes of the node's links."""
+        found = set()
+        for file in self.path("/sys/class/net").glob("*/ifindex"):
+            with contextlib.suppress(OSError):  # gone between two looks
+                found.add(int(file.read_text()))
+        return found
 
     def outside(self) -> str:
         """Make a namespace behind the node's uplink `up0` (the node's default route), for masquerade tests.
