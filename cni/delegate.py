@@ -13,11 +13,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
+from cni.registry import PLUGINS
 from cni.spec.errors import CheckFailed, CNIError, ConfigError, EnvError
 from cni.spec.result import Result, read_result
 from ipam.registry import PROVIDERS
 
 if TYPE_CHECKING:
+    from subprocess import CompletedProcess
+
     from cni.spec.call import Call
     from cni.spec.owner import Owner
 
@@ -70,17 +73,24 @@ def serve(own: Provider, call: Call, prev: Result | None) -> Result | None:
 def delegate(name: str, call: Call, prev: Result | None = None) -> Result | None:
     """Have the IPAM plugin ``name`` serve the call's verb; the result of an ADD, else None.
 
-    Errors of the plugin pass through with their code, message and details.
+    Errors of the plugin pass through with their code, message and details. When somebody else's plugin fails an ADD, it is
+    told to DEL before the failure is (spec section 4): it may hold an address all the same. Ours hold none then.
     """
     path = find(name, call.path)
-    own = provider(name) if _is_ours(path) else None
-    if own is not None:
-        result = serve(own, call, prev)
-    else:
-        result = _run(name, path, call)
-    if call.verb == "ADD" and (result is None or not result.ips):
-        raise CNIError(f"IPAM plugin {name!r} returned missing IP config")
-    return result
+    if _is_ours(path):
+        if name in PLUGINS:  # it would ask for an address before it does anything: the same plugin, and so on without end
+            raise ConfigError(f"invalid ipam.type {name!r}: {name} makes interfaces and gives no addresses")
+        own = provider(name)
+        if own is not None:
+            return serve(own, call, prev)
+    done = _run(path, call)
+    try:
+        return _answer(name, done, call)
+    except CNIError:
+        leftover = undo_add(name, call) if call.verb == "ADD" else None
+        if leftover is not None:
+            call.notes.append(f"while taking back a failed ADD: {leftover}")
+        raise
 
 
 def undo_add(name: str, call: Call) -> CNIError | None:
@@ -94,7 +104,7 @@ def undo_add(name: str, call: Call) -> CNIError | None:
 
 def find(name: str, path: tuple[str, ...]) -> str:
     """The executable of a plugin: the first regular file of the name in the folders of CNI_PATH."""
-    if not name or "/" in name:
+    if not name or "/" in name or "\0" in name:
         raise ConfigError(f"invalid ipam.type {name!r}: expected the name of a plugin in CNI_PATH")
     if not path:
         raise EnvError("required env variables [CNI_PATH] missing", f"it is needed to find the IPAM plugin {name!r}")
@@ -120,7 +130,7 @@ def _is_ours(path: str) -> bool:
     return head.startswith(b"#!") and any(mark in head for mark in _SCRIPT_MARKS)
 
 
-def _run(name: str, path: str, call: Call) -> Result | None:
+def _run(path: str, call: Call) -> CompletedProcess[bytes]:
     """Run another's executable with the call's own environment and stdin (spec section 4, "Delegated plugin execution
     procedure").
     """
@@ -131,12 +141,16 @@ def _run(name: str, path: str, call: Call) -> Result | None:
     env = dict(call.env, CNI_COMMAND=call.verb)
     for attempt in range(_BUSY_TRIES):
         try:
-            done = subprocess.run([path], input=call.stdin, env=env, capture_output=True, check=False)
-            break
+            return subprocess.run([path], input=call.stdin, env=env, capture_output=True, check=False)
         except OSError as error:
             if error.errno != errno.ETXTBSY or attempt == _BUSY_TRIES - 1:
                 raise CNIError(f"cannot run IPAM plugin {path}: {error.strerror}") from error
             time.sleep(_BUSY_PAUSE_S)
+    raise AssertionError("unreachable: the last try returns or raises")
+
+
+def _answer(name: str, done: CompletedProcess[bytes], call: Call) -> Result | None:
+    """What another's executable answered: the result of an ADD, else None; its failure as our own error."""
     if done.stderr:
         call.notes.append(f"{name}: " + done.stderr.decode("utf-8", "replace").strip())
     if done.returncode != 0:
@@ -147,7 +161,10 @@ def _run(name: str, path: str, call: Call) -> Result | None:
         document = msgspec.json.decode(done.stdout)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise CNIError(f"IPAM plugin {name!r} answered what is not JSON: {error}") from error
-    return read_result(document, call.version, f"result of IPAM plugin {name!r}")
+    result = read_result(document, call.version, f"result of IPAM plugin {name!r}")
+    if not result.ips:
+        raise CNIError(f"IPAM plugin {name!r} returned missing IP config")
+    return result
 
 
 def _failure(name: str, status: int, stdout: bytes, stderr: bytes) -> CNIError:

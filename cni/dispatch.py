@@ -210,9 +210,10 @@ def _check(plugin: Plugin, call: Call, prev: Result | None) -> bytes:
         problems = plugin.check(conf, call, plugin.look(conf, call, host, prev), prev)
     finally:
         host.close()
-    problems += [str(error) for error in _attempt(_ipam(conf), call, prev)]
+    of_ipam = _attempt(_ipam(conf), call, prev)
     if problems:
-        raise CheckFailed("; ".join(problems))
+        raise CheckFailed("; ".join([*problems, *map(str, of_ipam)]))
+    _raise_first(of_ipam)
     return b""
 
 

@@ -7,15 +7,16 @@
 from __future__ import annotations
 
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from cni.net import ops
 from cni.net.kernel import random_mac
 from cni.nft import ops as rules
-from cni.spec.errors import CNIError, KernelError
+from cni.spec.errors import CNIError, KernelError, UnsupportedField
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     from cni.net.host import Host
 
@@ -110,9 +111,24 @@ def _drop_gateway(op: ops.DropGateway, host: Host) -> bool:
     return _unused(op.bridge, host) and host.root.delete_address(op.ifname, op.address)
 
 
+def _create_bridge(op: ops.CreateBridge, host: Host) -> bool:
+    with _asked_for_by(op.keys):
+        return host.root.create_bridge(op.name, op.mtu, op.vlan_filtering)
+
+
 def _set_link(op: ops.SetLink, host: Host) -> bool:
-    host.kernel(op.side).set_link(op.name, op.up, op.promisc, op.vlan_filtering)
+    with _asked_for_by(op.keys):
+        host.kernel(op.side).set_link(op.name, op.up, op.promisc, op.vlan_filtering)
     return True
+
+
+@contextmanager
+def _asked_for_by(keys: str) -> Iterator[None]:
+    """Name the keys that ask for what this kernel does not have (spec section 5, code 2: the key and its value)."""
+    try:
+        yield
+    except UnsupportedField as error:
+        raise UnsupportedField(error.msg, f"{error.details}; remove {keys} to go without") from error
 
 
 def _pin_mac(op: ops.PinMac, host: Host) -> bool:
@@ -181,7 +197,7 @@ def _run_iptables(op: rules.RunIptables, host: Host) -> bool:
 
 
 APPLY: dict[type[Any], Callable[[Any, Host], bool]] = {
-    ops.CreateBridge: lambda op, host: host.root.create_bridge(op.name, op.mtu, op.vlan_filtering),
+    ops.CreateBridge: _create_bridge,
     ops.DeleteUnusedBridge: _delete_unused_bridge,
     ops.CreateVeth: _create_veth,
     ops.CreateVlanGateway: _create_vlan_gateway,

@@ -18,6 +18,7 @@ from cni.net import netns
 from cni.net.facts import Link, RouteSeen, Vlan
 from cni.spec.addresses import Cidr, is_v6
 from cni.spec.errors import CNIError, KernelError, TryAgain, UnsupportedField
+from cni.spec.result import SCOPE_LINK
 
 if TYPE_CHECKING:
     from cni.spec.result import Route
@@ -26,7 +27,7 @@ IFF_UP, IFF_PROMISC = 0x1, 0x100
 IFA_F_NODAD, IFA_F_DADFAILED, IFA_F_TENTATIVE = 0x02, 0x08, 0x40
 RT_TABLE_UNSPEC, RT_TABLE_MAIN = 0, 254
 RTPROT_STATIC = 4
-RT_SCOPE_UNIVERSE, RT_SCOPE_LINK = 0, 253
+RT_SCOPE_UNIVERSE = 0
 RTN_UNICAST = 1
 
 # RTEXT_FILTER_*: ask for a bridge port's VLANs; leave out the statistics that nobody here reads.
@@ -252,7 +253,7 @@ class Kernel:
         metrics = [[key, value] for key, value in (("RTAX_MTU", route.mtu), ("RTAX_ADVMSS", route.advmss)) if value]
         if metrics:
             attrs.append(["RTA_METRICS", {"attrs": metrics}])
-        link_scope = RT_SCOPE_LINK if route.gw is None and dst.version == 4 else RT_SCOPE_UNIVERSE
+        link_scope = SCOPE_LINK if route.gw is None and dst.version == 4 else RT_SCOPE_UNIVERSE
         fields = {
             "family": socket.AF_INET6 if dst.version == 6 else socket.AF_INET,
             "dst_len": dst.prefixlen,
@@ -430,13 +431,10 @@ def _failure(words: str, answer: m.Answer) -> KernelError:
 
 
 def _without_vlans(error: KernelError) -> CNIError:
-    """A refusal of VLAN filtering in words that say what to do; any other error as it is."""
+    """A refusal of VLAN filtering in words that say why; any other error as it is."""
     if error.errno != errors.EOPNOTSUPP:
         return error
-    return UnsupportedField(
-        f"{error.msg}: this kernel has no bridge VLAN filtering",
-        "keys 'vlan' and 'vlanTrunk' need a kernel with CONFIG_BRIDGE_VLAN_FILTERING; remove them to go without VLANs",
-    )
+    return UnsupportedField(f"{error.msg}: this kernel has no bridge VLAN filtering", "it lacks CONFIG_BRIDGE_VLAN_FILTERING")
 
 
 def random_mac() -> str:

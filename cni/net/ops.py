@@ -42,12 +42,16 @@ class Op(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CreateBridge(Op, frozen=True, kw_only=True):
-    """Create a bridge with a hardware address of its own, so that the address does not float with its ports."""
+    """Create a bridge with a hardware address of its own, so that the address does not float with its ports.
+
+    ``keys`` are those of the configuration, with values, that need VLAN filtering, for a kernel that has none.
+    """
 
     shared: bool = True
     name: str
     mtu: int = 0
     vlan_filtering: bool = False
+    keys: str = ""
 
     def describe(self) -> str:
         extra = (f", MTU {self.mtu}" if self.mtu else "") + (", VLAN filtering on" if self.vlan_filtering else "")
@@ -130,13 +134,14 @@ class DeleteLink(Op, frozen=True, kw_only=True):
 
 class SetLink(Op, frozen=True, kw_only=True):
     """Switch flags of a link; None leaves one alone. A private link takes its flags with it; those of a shared one are planned
-    only where they differ, and switched back."""
+    only where they differ, and switched back. ``keys`` as in CreateBridge."""
 
     side: Side
     name: str
     up: bool | None = None
     promisc: bool | None = None
     vlan_filtering: bool | None = None
+    keys: str = ""
 
     def describe(self) -> str:
         named = {"up": self.up, "promisc": self.promisc, "VLAN filtering": self.vlan_filtering}
@@ -146,8 +151,8 @@ class SetLink(Op, frozen=True, kw_only=True):
     def inverse(self) -> Op | None:
         if not self.shared:
             return None
-        flags = {key: getattr(self, key) for key in ("up", "promisc", "vlan_filtering")}
-        return SetLink(side=self.side, name=self.name, **{key: not value for key, value in flags.items() if value is not None})
+        back = {flag: not value for flag in ("up", "promisc", "vlan_filtering") if (value := getattr(self, flag)) is not None}
+        return msgspec.structs.replace(self, shared=False, **back)
 
 
 class PinMac(Op, frozen=True, kw_only=True):

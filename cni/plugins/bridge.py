@@ -128,6 +128,13 @@ class Conf(NetConf, frozen=True, kw_only=True, rename="camel"):
         return bool(self.vlan) or self.vlan_trunk is not None
 
     @property
+    def vlan_keys(self) -> str:
+        """The keys that need VLAN filtering, with their values, in words."""
+        trunk = ", ".join(str(low) if low == high else f"{low}-{high}" for low, high in self.tagged)
+        keys = {"vlan": str(self.vlan) if self.vlan else "", "vlanTrunk": f"[{trunk}]" if self.vlan_trunk is not None else ""}
+        return " and ".join(f"'{key}' {value}" for key, value in keys.items() if value)
+
+    @property
     def gateway_link(self) -> str:
         """The host's interface that has the gateway addresses: in a VLAN one of its own, named as the reference names it."""
         return f"{self.bridge}.{self.vlan}" if self.vlan else self.bridge
@@ -392,7 +399,8 @@ def _plan_bridge(conf: Conf, bridge: Link | None, accept_ra: str) -> Plan:
     key = f"net/ipv6/conf/{conf.bridge}/accept_ra"
     quiet = SetSysctls(shared=True, side=HOST, values=((key, "0"),), before=((key, accept_ra),) if bridge and accept_ra else ())
     if bridge is None:
-        plan: Plan = [CreateBridge(name=conf.bridge, mtu=conf.mtu, vlan_filtering=conf.filters_vlans), quiet]
+        create = CreateBridge(name=conf.bridge, mtu=conf.mtu, vlan_filtering=conf.filters_vlans, keys=conf.vlan_keys)
+        plan: Plan = [create, quiet]
         if conf.promisc_mode:
             plan.append(SetLink(shared=True, side=HOST, name=conf.bridge, promisc=True))
         return plan
@@ -404,7 +412,7 @@ def _plan_bridge(conf: Conf, bridge: Link | None, accept_ra: str) -> Plan:
         "vlan_filtering": True if conf.filters_vlans and not bridge.vlan_filtering else None,
     }
     changes = {key: value for key, value in wanted.items() if value is not None}
-    return [quiet] + ([SetLink(shared=True, side=HOST, name=conf.bridge, **changes)] if changes else [])
+    return [quiet] + ([SetLink(shared=True, side=HOST, name=conf.bridge, keys=conf.vlan_keys, **changes)] if changes else [])
 
 
 def _plan_port(conf: Conf, call: Call, result: Result) -> Plan:

@@ -17,6 +17,9 @@ from cni.spec.addresses import Cidr, Ip, is_v6
 from cni.spec.conf import Dns, convert
 from cni.spec.errors import ConfigError
 
+# A route's scope when its destination is on the link itself (rtnetlink's RT_SCOPE_LINK).
+SCOPE_LINK = 253
+
 
 class Interface(msgspec.Struct, frozen=True, kw_only=True):
     """An interface of the attachment; ``sandbox`` is empty for one on the host."""
