@@ -60,8 +60,11 @@ def ranges(trunk: Iterable[Trunk]) -> tuple[tuple[int, int], ...]:
 def check(port: str, pvid: int, tagged: Iterable[tuple[int, int]], seen: Iterable[Vlan]) -> list[str]:
     """Problems of a port that should carry ``pvid`` untagged and the ranges ``tagged``; more VLANs than that are fine."""
     present = {vlan.vid: vlan for vlan in seen}
-    missing = [vid for low, high in tagged for vid in range(low, high + 1) if vid != pvid and vid not in present]
+    wanted = [vid for low, high in tagged for vid in range(low, high + 1) if vid != pvid]
+    missing = [vid for vid in wanted if vid not in present]
+    bare = [vid for vid in wanted if vid in present and present[vid].untagged]
     problems = [f"tagged VLANs {missing} are gone from {port}"] if missing else []
+    problems += [f"VLANs {bare} leave {port} untagged, not tagged"] if bare else []
     untagged = present.get(pvid)
     if untagged is None or not (untagged.pvid and untagged.untagged):
         problems.append(f"VLAN {pvid} is not the untagged VLAN of {port} any more")
