@@ -1,14 +1,15 @@
 """Measure our executables and the Go reference's in one run and print both, with the ratio.
 
 ``python -m bench --help`` lists the options. All of it happens in a private node (see tests/harness): network and mount
-namespaces
-of its own, that vanish at the end. Both peers run the same calls alternately, so that whatever else the machine does hits both.
+namespaces of its own, that vanish at the end. Both peers run the same calls alternately, so that whatever else the machine does
+hits both.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -34,7 +35,8 @@ def main() -> int:
     samples = _measure(peers, options.rounds, options.only)
     rows = [_row(name, samples[name]) for name in samples]
     _print(rows)
-    report = {"machine": {"cpus": _cpus(), "kernel": platform.release(), "python": platform.python_version()}, "rows": rows}
+    machine = {"cpus": os.cpu_count(), "kernel": platform.release(), "python": platform.python_version()}
+    report = {"machine": machine, "rows": rows}
     if options.json:
         Path(options.json).write_text(json.dumps(report, indent=2) + "\n")
         print(f"\nwritten to {options.json}")
@@ -43,12 +45,22 @@ def main() -> int:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__.split("\n\n")[0])
-    parser.add_argument("--rounds", type=int, default=30, help="calls of each kind and peer (default 30)")
+    parser.add_argument("--rounds", type=_rounds, default=30, help="calls of each kind and peer, 2 at least (default 30)")
     parser.add_argument("--ours", type=Path, default=ROOT / "build" / "bundle", help="folder of our executables")
     parser.add_argument("--reference", type=Path, default=Path("/usr/lib/cni"), help="folder of the reference's")
     parser.add_argument("--json", help="also write the figures to this file")
     parser.add_argument("--only", default="", help="only cases whose name contains this")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if not any(options.only in case.name for case in CASES):
+        parser.error(f"--only: no case's name contains '{options.only}'; there are: {'; '.join(case.name for case in CASES)}")
+    return options
+
+
+def _rounds(text: str) -> int:
+    """Quartiles need two values."""
+    if not text.isdecimal() or int(text) < 2:
+        raise argparse.ArgumentTypeError(f"'{text}' is no number from 2 on")
+    return int(text)
 
 
 def _measure(peers: dict[str, str], rounds: int, only: str) -> dict[str, dict[str, list[float]]]:
@@ -90,12 +102,6 @@ def _print(rows: list[dict[str, Any]]) -> None:
             for p in ("podwire", "reference")
         ]
         print(f"{row['measure']:<{width}}  {cells[0]:>22}  {cells[1]:>22}  {row['ratio']:>6.2f}")
-
-
-def _cpus() -> int:
-    import os
-
-    return os.cpu_count() or 0
 
 
 if __name__ == "__main__":

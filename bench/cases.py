@@ -1,6 +1,4 @@
-"""What is measured: a table. A case is a configuration, the plugin that serves it, the verbs to time, and leases to begin
-with.
-"""
+"""What is measured: a table of configurations, each with its plugin, the verbs to time, and leases to begin with."""
 
 from __future__ import annotations
 

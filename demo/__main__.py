@@ -23,6 +23,8 @@ CNITOOL = ROOT / "build" / "tools" / "cnitool"
 CONFLIST = ROOT / "conf" / "bridge-dual-stack.conflist"
 NETCONFPATH = "/run/net.d"
 PODS = ("pod-a", "pod-b")
+# cnitool makes up container ids that begin so; a packet rule names the one it is for.
+CONTAINERS = "cnitool-"
 
 # Answers one datagram with the address it came from, so the sender learns how the outside sees it.
 ECHO = """
@@ -83,6 +85,16 @@ class Demo:
             self.results[pod] = json.loads(stdout)
             addresses = ", ".join(ip["address"] for ip in self.results[pod]["ips"])
             self.claim(True, f"{pod} has {addresses}")
+        for what, found in self.traces().items():
+            self.claim(bool(found), f"{what}: {len(found) or 'none'}")
+
+    def traces(self) -> dict[str, list[str]]:
+        """What attachments hold on the node, by what it is. The demo shows that it is there after ADD and gone after DEL."""
+        return {
+            "veths on the node": [name for name in observe.links(self.node) if name.startswith("veth")],
+            "leases": list(observe.leases(self.node, self.network)),
+            "packet rules that name a container": observe.mentions(self.node, CONTAINERS),
+        }
 
     def draw(self) -> None:
         self.chapter("2. What was wired (as the kernel tells it: ip -j, nft -j)")
@@ -121,13 +133,8 @@ class Demo:
 
     def nothing_left(self) -> None:
         self.chapter("6. Nothing is left")
-        veths = [name for name in observe.links(self.node) if name.startswith("veth")]
-        self.claim(not veths, f"veths on the node: {', '.join(veths) or 'none'}")
-        leases = observe.leases(self.node, self.network)
-        self.claim(not leases, f"leases held: {', '.join(leases) or 'none'}")
-        ids = [f"{pod_id}" for pod_id in ("cnitool-",)]
-        rules = observe.mentions(self.node, *ids)
-        self.claim(not rules, f"packet rules that name a container: {len(rules) or 'none'}")
+        for what, found in self.traces().items():
+            self.claim(not found, f"{what}: {len(found) or 'none'}")
         for pod in PODS:
             left = [name for name in observe.links(self.node, pod=pod) if name != "lo"]
             self.claim(not left, f"interfaces in {pod} besides lo: {', '.join(left) or 'none'}")
