@@ -45,9 +45,11 @@ bench: deps $(STAMP) $(BUNDLE) ## ADD, CHECK and DEL beside the Go reference plu
 
 ## Work on it
 
-check: $(STAMP) ## lint and types, in seconds
+check: $(STAMP) ## lint, format, types and layers, in seconds
 	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+	$(PY) -m pytest -q tests/unit/test_layers.py
 
 test: deps $(STAMP) $(CNITOOL) $(BUNDLE) ## the default test run
 	$(PYTEST) $(PYTEST_ARGS)
@@ -66,7 +68,7 @@ fresh: ## prove the first two commands on a Debian root where nothing is install
 ## Set it up
 
 deps: ## install the Debian packages that are missing (root; nothing to do when all are there)
-	@packaging/deps.sh build test
+	@packaging/deps.sh build cnitool test
 
 venv: $(STAMP) ## .venv: podwire (editable) and its developer tools
 
@@ -80,7 +82,7 @@ $(STAMP): setup.cfg pyproject.toml
 cnitool: $(CNITOOL) ## build/tools/cnitool, from Debian's source package of libcni
 
 $(CNITOOL): packaging/cnitool.sh packaging/debian-sources.sh
-	@packaging/deps.sh build
+	@packaging/deps.sh cnitool
 	packaging/cnitool.sh $@
 
 ## Ship it

@@ -1,22 +1,33 @@
 #!/usr/bin/env bash
 # Install the Debian packages that a group of make targets needs, and only those that are missing.
 #
-# Usage: packaging/deps.sh [--list] GROUP...     groups: build test machine fresh
+# Usage: packaging/deps.sh [--list] GROUP...     groups: build cnitool test machine fresh
 #
 # Returns at once, without touching apt, when everything is there. Package lists are fetched only when apt does
 # not know a package yet, or when what it knows has gone stale. With --list it prints names and installs nothing.
+# Exit status 69: packages are missing, and apt could not install them.
 set -euo pipefail
+
+GROUPS_KNOWN="build cnitool test machine fresh"
+UNAVAILABLE=69
 
 build() {
     cat <<TXT
 python3                     the interpreter
 python3-venv                .venv
-$(libpython)                shared interpreter library that travels in the bundle
 binutils                    objdump and strip, for PyInstaller
 libnftables1                nftables in process
 ca-certificates             pip
-golang-go                   cnitool
-dpkg-dev                    cnitool: unpacks its source package
+TXT
+    # shared interpreter library that travels in the bundle
+    libpython
+}
+
+cnitool() {
+    cat <<TXT
+golang-go                   compiler
+dpkg-dev                    unpacks the source package
+ca-certificates             apt, where it fetches sources by https
 TXT
 }
 
@@ -50,13 +61,14 @@ git                         a clone of what is committed
 TXT
 }
 
-# The shared library is packaged by interpreter version, and the version is known once there is an interpreter.
+# The shared library is packaged by interpreter version. Where there is no interpreter, apt knows which one it would
+# install; nothing is printed as long as it has no package lists.
 libpython() {
     local interpreter=${PYTHON:-/usr/bin/python3}
-    if [ -x "$interpreter" ]; then
+    if command -v "$interpreter" >/dev/null; then
         "$interpreter" -c 'import sys; print("libpython%d.%d" % sys.version_info[:2])'
     else
-        apt-cache depends python3 2>/dev/null | sed -n 's/.*Depends: python\(3\.[0-9]*\)$/libpython\1/p' | head -n 1
+        { apt-cache depends python3 2>/dev/null || true; } | sed -n 's/.*Depends: python\(3\.[0-9]*\)$/libpython\1/p' | head -n 1
     fi
 }
 
@@ -65,7 +77,11 @@ wanted() {
     for group in "$@"; do "$group" | awk '{print $1}'; done | sort -u
 }
 
-installed() { [ "$(dpkg-query -W -f '${db:Status-Abbrev}' "$1" 2>/dev/null)" = "ii " ]; }
+# A package on hold is installed too, and one of another architecture only is not.
+installed() {
+    dpkg-query -W -f '${Architecture} ${db:Status-Status}\n' "$1" 2>/dev/null |
+        grep -q -x -E "(all|$architecture) installed"
+}
 
 missing() {
     local name
@@ -81,14 +97,18 @@ update() { apt-get update -q -o DPkg::Lock::Timeout=300; }
 
 fail() { printf 'deps: %s\n' "$*" >&2; exit 1; }
 
+unavailable() { printf 'deps: %s\n' "$*" >&2; exit $UNAVAILABLE; }
+
 list=no
 if [ "${1:-}" = --list ]; then list=yes; shift; fi
-[ $# -gt 0 ] || fail "which group? one or more of: build test machine fresh"
+[ $# -gt 0 ] || fail "which group? one or more of: $GROUPS_KNOWN"
 for group in "$@"; do
-    case $group in build|test|machine|fresh) ;; *) fail "no group is called '$group': build test machine fresh" ;; esac
+    case " $GROUPS_KNOWN " in *" $group "*) ;; *) fail "no group is called '$group': $GROUPS_KNOWN" ;; esac
 done
 command -v dpkg-query >/dev/null && command -v apt-get >/dev/null ||
     fail "this is not a Debian system (no dpkg and apt-get); install by hand what $0 names"
+architecture=$(dpkg --print-architecture)
+libpython >/dev/null || fail "PYTHON=${PYTHON:-/usr/bin/python3} is no Python interpreter, or does not run"
 
 [ $list = no ] || { wanted "$@"; exit 0; }
 
@@ -98,11 +118,14 @@ mapfile -t names < <(missing "$@")
 
 echo "deps: installing ${names[*]}"
 for name in "${names[@]}"; do
-    apt-cache show "$name" >/dev/null 2>&1 || { update; break; }
+    apt-cache show "$name" >/dev/null 2>&1 || { update || unavailable "apt-get update failed"; break; }
 done
 # Without an interpreter and without package lists the name of its library was not known before the update.
 mapfile -t names < <(missing "$@")
-install "${names[@]}" || { echo "deps: trying again with fresh package lists"; update; install "${names[@]}"; }
+install "${names[@]}" || {
+    echo "deps: trying again with fresh package lists"
+    update && install "${names[@]}" || unavailable "apt could not install ${names[*]}"
+}
 
 mapfile -t names < <(missing "$@")
 [ ${#names[@]} -eq 0 ] || fail "still missing after the installation: ${names[*]}"
