@@ -1,4 +1,7 @@
-"""The choice of addresses for one attachment. Pure: what is configured, taken and wanted in; a choice, or why not, out."""
+"""The choice of addresses for one attachment. Pure: what is configured, taken and wanted in; a choice, or why not, out.
+
+Whether a lease may be taken over is for the caller to say, who is asked only where there is no other way.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from cni.spec.addresses import Ip
 from ipam.ranges import Range, RangeSet, candidates
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Sequence
+    from collections.abc import Callable, Container, Sequence
 
 
 class Choice(msgspec.Struct, frozen=True):
@@ -45,13 +48,13 @@ def choose(
     taken: Container[str],
     last: Sequence[Ip | None],
     wanted: Sequence[Ip],
-    reclaimable: Sequence[Ip] = (),
+    reclaimable: Callable[[Ip], bool],
 ) -> tuple[Choice, ...] | Refusal:
     """One address for each set, or the first reason why not; nothing in between.
 
     ``taken``: addresses as text. ``last``: for each set the address leased last. ``wanted``: addresses the caller asks for;
-    a set serves the first of them that lies in it, and all of them must be served. ``reclaimable``: leases that may be
-    taken over where there is no other way, the best first.
+    a set serves the first of them that lies in it, and all of them must be served. ``reclaimable``: whether the lease of
+    an address may be taken over; asked for a wanted address that is taken, and where a set has no address that is not.
     """
     choices: list[Choice] = []
     left = list(wanted)
@@ -68,20 +71,22 @@ def choose(
     return Refusal(Why.UNPLACED, addresses=tuple(left)) if left else tuple(choices)
 
 
-def _take(index: int, pool: RangeSet, asked: Ip, taken: Container[str], reclaimable: Sequence[Ip]) -> Choice | Refusal:
+def _take(index: int, pool: RangeSet, asked: Ip, taken: Container[str], reclaimable: Callable[[Ip], bool]) -> Choice | Refusal:
     part = pool.find(asked)
     if part is None or asked == part.gateway:
         return Refusal(Why.GATEWAY, index, (asked,))
     if str(asked) not in taken:
         return Choice(index, asked, part)
-    return Choice(index, asked, part, True) if asked in reclaimable else Refusal(Why.UNAVAILABLE, index, (asked,))
+    return Choice(index, asked, part, True) if reclaimable(asked) else Refusal(Why.UNAVAILABLE, index, (asked,))
 
 
-def _next(index: int, pool: RangeSet, last: Ip | None, taken: Container[str], reclaimable: Sequence[Ip]) -> Choice | Refusal:
+def _next(
+    index: int, pool: RangeSet, last: Ip | None, taken: Container[str], reclaimable: Callable[[Ip], bool]
+) -> Choice | Refusal:
     address = next(candidates(pool, last, taken), None)
     reclaimed = address is None
     if address is None:
-        address = next((old for old in reclaimable if (part := pool.find(old)) and old != part.gateway), None)
+        address = next(filter(reclaimable, candidates(pool, last, ())), None)
     part = pool.find(address) if address is not None else None
     if address is None or part is None:
         return Refusal(Why.EXHAUSTED, index)

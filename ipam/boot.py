@@ -1,39 +1,42 @@
-"""When this boot began, on the clock that stamps files. The only use: to tell leases of an earlier boot from those of this one.
+"""Which boot of which host a lease was made in: the proof that nobody uses it any more.
 
-No container outlives a reboot, so a lease written before it belongs to nobody. The clock is the danger: a machine that comes
-up with a wrong time and has it corrected later, or a virtual machine resumed from a snapshot, moves the kernel's own figure
-(``btime``, now minus uptime) by hours or years, past files that were written in this very boot. Three things protect them:
+No container outlives its kernel, so a lease of an earlier boot belongs to nobody. Times do not prove that: a clock that is
+wrong at boot, is stepped back or comes out of a snapshot puts leases of running pods before any moment of booting. The
+kernel's boot id does. Every kernel draws one when it starts, its containers share it, and a snapshot restores it together
+with its pods. Each lease carries it as a *mark*, an extended attribute of the file (``ipam.folder``), which the reference
+does not see and which goes with the file. Only a lease whose mark names another boot of this very host is of an earlier
+boot. All else is kept until DEL or GC:
 
-- the earlier of two witnesses counts: ``btime``, and the time that was stamped on ``/proc`` when it was mounted at boot,
-  which no later correction moves (in a container with a /proc of its own it is younger, and only the first is left);
-- a lease must be older than that by a margin;
-- callers take such a lease only when its owner comes back or when nothing else is free.
-
-A clock that was ahead when the lease was written makes it look young: it is kept, and DEL or GC removes it.
+- a lease without a mark: the reference wrote it, it was copied, or the file system has no attributes;
+- a lease that another host made, where hosts share a folder: the mark names the host by its name and machine id.
 """
 
 from __future__ import annotations
 
 import os
-import time
+from hashlib import sha256
 
-# A clock read from hardware is off by seconds, and btime itself is rounded. A lease from the last minute before a reboot waits
-# for DEL, GC or the next reboot instead.
-MARGIN_S = 60.0
-
-
-def boot_time() -> float:
-    """The moment, in seconds of the epoch, before which a file must have been written to be of an earlier boot."""
-    return earliest(time.time() - time.clock_gettime(time.CLOCK_BOOTTIME), _mounted("/proc"))
+BOOT_ID = "/proc/sys/kernel/random/boot_id"
+MACHINE_ID = "/etc/machine-id"
 
 
-def earliest(*witnesses: float) -> float:
-    """The earliest of the witnesses, less the margin."""
-    return min(witnesses) - MARGIN_S
+def this_boot() -> str:
+    """The mark of leases that are made now; empty when the kernel's boot id is hidden, and then no lease counts as old."""
+    boot = _read(BOOT_ID)
+    host = os.fsencode(os.uname().nodename) + b" " + _read(MACHINE_ID)
+    # Short enough to need no disk block of its own.
+    return f"{boot.decode('ascii', 'replace')} {sha256(host).hexdigest()[:8]}" if boot else ""
 
 
-def _mounted(path: str) -> float:
+def is_earlier(mark: str, now: str) -> bool:
+    """Whether a lease's mark proves that it was made on the host of ``now``, but in another boot."""
+    (boot, _, host), (this_boot, _, this_host) = mark.partition(" "), now.partition(" ")
+    return "" not in (boot, this_boot) and boot != this_boot and host == this_host
+
+
+def _read(path: str) -> bytes:
     try:
-        return os.stat(path).st_ctime
+        with open(path, "rb") as file:
+            return file.read(128).strip()
     except OSError:
-        return 0.0  # no witness: nothing counts as old
+        return b""

@@ -29,6 +29,10 @@ FILE_MODE = 0o600
 READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 WRITE = os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW
 
+# The attributes that may hold a file's mark: one for the machine's root alone, and one for everybody else, such as the root of
+# a user namespace, which file systems in memory do not know before Linux 6.6.
+MARKS = ("trusted.podwire.boot", "user.podwire.boot")
+
 # How a file system says that it has no unnamed files; ENOENT also comes when /proc, by which they are named, is not there.
 NO_UNNAMED_FILES = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT)
 
@@ -91,18 +95,18 @@ class Folder:
                     close(descriptor)
         return contents, failed
 
-    def create(self, name: str, content: bytes) -> None:
+    def create(self, name: str, content: bytes, mark: str = "") -> None:
         """Make a file that is whole from the first moment; FileExistsError when there is something of that name.
 
-        It is written without a name and then linked, so a process killed at any instant leaves nothing; where the file system
-        cannot do that, it is written under UNFINISHED.
+        ``mark`` is attached to it, unless the file system cannot do that. It is written without a name and then linked, so a
+        process killed at any instant leaves nothing; where the file system cannot do that, it is written under UNFINISHED.
         """
         try:
-            self._create_unnamed(name, content)
+            self._create_unnamed(name, content, mark)
         except OSError as error:
             if error.errno not in NO_UNNAMED_FILES:
                 raise
-            self._write_unfinished(content)
+            self._write_unfinished(content, mark)
             try:
                 os.link(UNFINISHED, name, src_dir_fd=self._folder, dst_dir_fd=self._folder)
             finally:
@@ -110,8 +114,12 @@ class Folder:
 
     def replace(self, name: str, content: bytes) -> None:
         """Give a file new content in one step, or make it."""
-        self._write_unfinished(content)
-        os.rename(UNFINISHED, name, src_dir_fd=self._folder, dst_dir_fd=self._folder)
+        self._write_unfinished(content, "")
+        try:
+            os.rename(UNFINISHED, name, src_dir_fd=self._folder, dst_dir_fd=self._folder)
+        except BaseException:
+            self.remove(UNFINISHED)
+            raise
 
     def remove(self, name: str) -> bool:
         """Remove a file; False when there is none."""
@@ -123,9 +131,18 @@ class Folder:
             return False
         return True
 
-    def written(self, name: str) -> float:
-        """When a file was written, in seconds of the epoch."""
-        return os.stat(name, dir_fd=self._folder, follow_symlinks=False).st_mtime
+    def mark(self, name: str) -> str:
+        """The mark that a file was made with; empty when it has none."""
+        descriptor = os.open(name, READ, dir_fd=self._folder)
+        try:
+            for attribute in MARKS:
+                try:
+                    return os.getxattr(descriptor, attribute).decode("ascii", "replace")
+                except OSError:
+                    continue
+            return ""
+        finally:
+            os.close(descriptor)
 
     def _open(self) -> bool:
         """False when the folder was taken away or replaced meanwhile, as by an administrator who wipes it."""
@@ -150,20 +167,20 @@ class Folder:
                 os.close(descriptor)
         self._folder = self._lock = -1
 
-    def _create_unnamed(self, name: str, content: bytes) -> None:
+    def _create_unnamed(self, name: str, content: bytes, mark: str) -> None:
         descriptor = os.open(".", os.O_TMPFILE | WRITE, FILE_MODE, dir_fd=self._folder)
         try:
-            _write(descriptor, content)
+            _write(descriptor, content, mark)
             os.link(f"/proc/self/fd/{descriptor}", name, dst_dir_fd=self._folder)
         finally:
             os.close(descriptor)
 
-    def _write_unfinished(self, content: bytes) -> None:
+    def _write_unfinished(self, content: bytes, mark: str) -> None:
         # Removed first and never truncated: what a killed process left may be a second name of a file that is in use.
         self.remove(UNFINISHED)
         descriptor = os.open(UNFINISHED, os.O_CREAT | os.O_EXCL | WRITE, FILE_MODE, dir_fd=self._folder)
         try:
-            _write(descriptor, content)
+            _write(descriptor, content, mark)
         except BaseException:
             self.remove(UNFINISHED)
             raise
@@ -178,9 +195,15 @@ def _nothing(descriptor: int) -> bytes:
     return b""
 
 
-def _write(descriptor: int, content: bytes) -> None:
+def _write(descriptor: int, content: bytes, mark: str) -> None:
     while content:
         content = content[os.write(descriptor, content) :]
+    for attribute in MARKS if mark else ():
+        try:
+            os.setxattr(descriptor, attribute, mark.encode())
+            break
+        except OSError:
+            continue
 
 
 def _make(path: str) -> None:

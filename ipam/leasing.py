@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 
 from cni.spec.errors import CNIError, EnvError, TryAgain
 from ipam.allocate import Choice, Refusal, Why, choose
+from ipam.boot import is_earlier
 from ipam.leases import LONGEST, content_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence, Set
+    from collections.abc import Sequence, Set
 
     from cni.spec.addresses import Ip
     from cni.spec.owner import Owner
@@ -25,23 +26,18 @@ ENLARGE = "remove attachments that are not in use any more (CNI GC does), or add
 
 
 def lease(
-    leases: Store,
-    sets: Sequence[RangeSet],
-    wanted: Sequence[Ip],
-    owner: Owner,
-    booted: Callable[[], float],
-    notes: list[str],
+    leases: Store, sets: Sequence[RangeSet], wanted: Sequence[Ip], owner: Owner, boot: str, notes: list[str]
 ) -> tuple[Choice, ...]:
     """An address from each set for ``owner``, written to the store. CNIError when there is none, and then nothing is written.
 
-    ``booted`` tells when this boot began. A lease of an earlier boot is in nobody's use: it is taken back when its owner
-    comes again, or for want of any other address, the oldest first.
+    ``boot`` is the mark of this boot. A lease that is proven to be of an earlier one (``ipam.boot``) is in nobody's use: it is
+    taken back when its owner comes again, when its very address is requested, or when the set has no other.
     """
     if len(content_of(owner)) >= LONGEST:
         raise EnvError("CNI_CONTAINERID is too long", f"with the interface name a lease holds less than {LONGEST} bytes")
-    former = _former(leases, sets, owner, booted)
+    former = _former(leases, sets, owner, boot)
     taken = leases.taken() - {str(held.address) for held in former} if former else leases.taken()
-    outcome = choose_in(leases, sets, wanted, taken, booted)
+    outcome = choose_in(leases, sets, wanted, taken, boot)
     if isinstance(outcome, Refusal):
         raise _refused(outcome, leases, sets)
     for held in former:
@@ -51,21 +47,21 @@ def lease(
         if choice.reclaimed:
             notes.append(f"{choice.address} was leased to {leases.lease(choice.address)} before this boot; taken back")
             leases.release(choice.address)
-    _write(leases, outcome, owner, notes)
+    _write(leases, outcome, owner, boot, notes)
     return outcome
 
 
 def choose_in(
-    leases: Store, sets: Sequence[RangeSet], wanted: Sequence[Ip], taken: Set[str], booted: Callable[[], float]
+    leases: Store, sets: Sequence[RangeSet], wanted: Sequence[Ip], taken: Set[str], boot: str
 ) -> tuple[Choice, ...] | Refusal:
-    """The choice as the store stands, nothing written. Times of leases are only looked at when nothing is free."""
+    """The choice as the store stands, nothing written."""
+
+    def reclaimable(address: Ip) -> bool:
+        # A file may have a lease's mark and say something else, when an administrator wrote over it.
+        return is_earlier(leases.boot_of(address), boot) and leases.lease(address) is not None
+
     last = [leases.last_reserved(index) for index in range(len(sets))]
-    outcome = choose(sets, taken, last, wanted)
-    if isinstance(outcome, Refusal) and outcome.why in (Why.EXHAUSTED, Why.UNAVAILABLE):
-        reclaimable = [held.address for held in leases.written_before(booted())]
-        if reclaimable:
-            return choose(sets, taken, last, wanted, reclaimable)
-    return outcome
+    return choose(sets, taken, last, wanted, reclaimable)
 
 
 def release(leases: Store, address: Ip, problems: list[CNIError]) -> bool:
@@ -84,10 +80,10 @@ def raise_together(problems: Sequence[CNIError]) -> None:
         raise CNIError("; ".join(map(str, problems)), code=problems[0].code)
 
 
-def _former(leases: Store, sets: Sequence[RangeSet], owner: Owner, booted: Callable[[], float]) -> list[Lease]:
-    """The owner's leases of an earlier boot; CNIError when it has one of this boot in some set."""
+def _former(leases: Store, sets: Sequence[RangeSet], owner: Owner, boot: str) -> list[Lease]:
+    """The owner's leases of an earlier boot; CNIError when it has another one in some set."""
     held = leases.held_by(owner)
-    former = [one for one in held if leases.written(one.address) < booted()]
+    former = [one for one in held if is_earlier(leases.boot_of(one.address), boot)]
     for index, pool in enumerate(sets):
         for one in held:
             if one.address in pool and one not in former:
@@ -99,12 +95,12 @@ def _former(leases: Store, sets: Sequence[RangeSet], owner: Owner, booted: Calla
     return former
 
 
-def _write(leases: Store, choices: Sequence[Choice], owner: Owner, notes: list[str]) -> None:
+def _write(leases: Store, choices: Sequence[Choice], owner: Owner, boot: str, notes: list[str]) -> None:
     """Reserve what was chosen. When that fails, what this very call reserved is released, and nothing else."""
     reserved: list[Ip] = []
     try:
         for choice in choices:
-            if not leases.reserve(choice.address, owner):
+            if not leases.reserve(choice.address, owner, boot):
                 raise TryAgain(
                     f"failed to allocate for range {choice.index}: {choice.address} was taken at this moment",
                     "some program writes leases without holding the lock; repeat the call",

@@ -6,8 +6,10 @@ Each lock has an open file description of its own, so it holds between the threa
 from __future__ import annotations
 
 import _thread
+import errno
 import fcntl
 import os
+import stat
 
 # A holder needs milliseconds; with tens of thousands of leases and hundreds of pods in the queue, seconds.
 PATIENCE_S = 60.0
@@ -23,10 +25,12 @@ class Busy(Exception):
 def lock(name: str, folder: int, patience_s: float = PATIENCE_S) -> int:
     """Lock a file in an open folder, making it if need be; the descriptor to close for unlocking.
 
-    Busy after ``patience_s``, OSError when the file cannot be opened.
+    Busy after ``patience_s``, OSError (with ``filename``) when it cannot be opened, or is no file, such as a FIFO.
     """
-    descriptor = os.open(name, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, MODE, dir_fd=folder)
+    descriptor = os.open(name, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, MODE, dir_fd=folder)
     try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", name)
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         _Waiter(descriptor).wait(patience_s)

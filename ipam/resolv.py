@@ -12,7 +12,7 @@ def parse(text: str) -> Dns:
     ``#`` or ``;`` or have no value are skipped, and so are unknown keywords.
     """
     found: dict[str, list[str]] = {"nameserver": [], "domain": [], "search": [], "options": []}
-    for line in text.splitlines():
+    for line in text.split("\n"):
         keyword, *values = line.split() or [""]
         if keyword in found and values:
             found[keyword] += values if keyword in ("search", "options") else values[:1]

@@ -45,14 +45,11 @@ class Store(Protocol):
     def leases(self) -> list[Lease]:
         """Every lease, in no order."""
 
-    def written(self, address: Ip) -> float:
-        """When a lease was made, in seconds of the epoch by the clock of then; infinite when there is none."""
+    def boot_of(self, address: Ip) -> str:
+        """The mark of the boot that a lease was made in (``ipam.boot``); empty when that is not known."""
 
-    def written_before(self, moment: float) -> list[Lease]:
-        """The leases made before a moment, the oldest first."""
-
-    def reserve(self, address: Ip, owner: Owner) -> bool:
-        """Lease an address; False when it is taken."""
+    def reserve(self, address: Ip, owner: Owner, boot: str = "") -> bool:
+        """Lease an address in this ``boot``; False when it is taken."""
 
     def release(self, address: Ip) -> bool:
         """Give an address back; False when it was not leased."""
@@ -85,7 +82,8 @@ class DiskStore:
                 "repeat the call; `fuser -v` with this file shows who holds it",
             ) from error
         except OSError as error:
-            raise self._failed("open the lease folder", "", error) from error
+            what, name = ("open", LOCK) if error.filename == LOCK else ("open the lease folder", "")
+            raise self._failed(what, name, error) from error
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
@@ -120,31 +118,18 @@ class DiskStore:
                 self._note(name, "does not say whose lease it is")
         return found
 
-    def written(self, address: Ip) -> float:
-        """See Store. The file's time of modification."""
+    def boot_of(self, address: Ip) -> str:
+        """See Store. Reads one attribute."""
         try:
-            return self._folder.written(str(address))
+            return self._folder.mark(str(address))
         except OSError:
-            return float("inf")
+            return ""
 
-    def written_before(self, moment: float) -> list[Lease]:
-        """See Store. A stat for each file."""
-        times = []
-        for name, seen in self._contents().items():
-            try:
-                written = self._folder.written(name)
-            except OSError:
-                continue
-            if written < moment:
-                times.append((written, name, seen))
-        found = (read_lease(name, seen or b"") for _, name, seen in sorted(times, key=lambda entry: entry[:2]))
-        return [lease for lease in found if lease]
-
-    def reserve(self, address: Ip, owner: Owner) -> bool:
+    def reserve(self, address: Ip, owner: Owner, boot: str = "") -> bool:
         """See Store."""
         name, content = str(address), content_of(owner)
         try:
-            if not self._create(name, content):
+            if not self._create(name, content, boot):
                 return False
         except OSError as error:
             raise self._failed("write the lease", name, error) from error
@@ -185,10 +170,10 @@ class DiskStore:
         except OSError as error:
             raise self._failed("write", name, error) from error
 
-    def _create(self, name: str, content: bytes) -> bool:
+    def _create(self, name: str, content: bytes, boot: str) -> bool:
         for _ in range(2):
             try:
-                self._folder.create(name, content)
+                self._folder.create(name, content, boot)
                 return True
             except FileExistsError:
                 if not self._is_blank(name):
@@ -226,7 +211,10 @@ class DiskStore:
         if not name.strip(ADDRESS_CHARACTERS):
             return True
         if name == UNFINISHED and self._folder.locked:
-            self._folder.remove(name)
+            try:
+                self._folder.remove(name)
+            except OSError as error:
+                self._note(name, f"was left behind by a killed process, and cannot be removed ({error.strerror})")
         elif name not in (LOCK, UNFINISHED) and not name.startswith(LAST_RESERVED):
             self._note(name, "is not a lease and is ignored")
         return False
@@ -240,6 +228,7 @@ class DiskStore:
             errno.ENOSPC: "make room on this file system",
             errno.EDQUOT: "the quota of this file system is used up",
             errno.EROFS: "set ipam.dataDir to a folder on a writable file system",
+            errno.EISDIR: f"a folder is in its place, or in that of {UNFINISHED} beside it; remove it",
             errno.ENOTDIR: "something on this path is not a folder; move it away or change ipam.dataDir",
         }.get(error.errno or 0, "")
         return InputError(f"cannot {attempt} {path}: {error.strerror}", advice)

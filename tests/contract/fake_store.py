@@ -13,23 +13,22 @@ if TYPE_CHECKING:
 
 
 class FakeStore:
-    """Leases by address. ``clock`` stamps them; ``fail`` names a method and the call of it, from 0, that fails."""
+    """Leases by address. ``marks`` are those of their boots; ``fail`` names a method and the call of it, from 0, that fails."""
 
     def __init__(self) -> None:
         self.kept: dict[Ip, Lease | None] = {}
-        self.stamps: dict[Ip, float] = {}
+        self.marks: dict[Ip, str] = {}
         self.last: dict[int, Ip] = {}
         self.empty: set[Ip] = set()
-        self.clock = 1000.0
         self.fail: dict[str, int] = {}
         self.intruder: Ip | None = None
 
     # -- what tests set up and look at ---------------------------------------------------------------------------
 
-    def hold(self, address: str, container_id: str = "other", ifname: str = "eth0", written: float = 1000.0) -> None:
+    def hold(self, address: str, container_id: str = "other", ifname: str = "eth0", boot: str = "") -> None:
         """A lease that is there before the test begins."""
         self.kept[parse_ip(address)] = Lease(parse_ip(address), container_id, ifname)
-        self.stamps[parse_ip(address)] = written
+        self.marks[parse_ip(address)] = boot
 
     def obstruct(self, address: str) -> None:
         """Something that is not a lease in an address's place."""
@@ -53,25 +52,21 @@ class FakeStore:
     def leases(self) -> list[Lease]:
         return [lease for lease in self.kept.values() if lease]
 
-    def written(self, address: Ip) -> float:
-        return self.stamps.get(address, float("inf"))
+    def boot_of(self, address: Ip) -> str:
+        return self.marks.get(address, "")
 
-    def written_before(self, moment: float) -> list[Lease]:
-        old = [lease for lease in self.leases() if self.stamps[lease.address] < moment]
-        return sorted(old, key=lambda lease: (self.stamps[lease.address], str(lease.address)))
-
-    def reserve(self, address: Ip, owner: Owner) -> bool:
+    def reserve(self, address: Ip, owner: Owner, boot: str = "") -> bool:
         self._fail("reserve")
         if address in self.kept or address == self.intruder:
             return False
         self.empty.discard(address)
         self.kept[address] = Lease(address, owner.container_id, owner.ifname)
-        self.stamps[address] = self.clock
+        self.marks[address] = boot
         return True
 
     def release(self, address: Ip) -> bool:
         self._fail("release")
-        self.stamps.pop(address, None)
+        self.marks.pop(address, None)
         existed = address in self.kept or address in self.empty
         self.kept.pop(address, None)
         self.empty.discard(address)

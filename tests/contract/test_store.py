@@ -31,9 +31,8 @@ class Rig:
         store: Store,
         crash: Callable[[str], None],
         legacy: Callable[[str, str], None],
-        age: Callable[[Ip, float], None],
     ) -> None:
-        self.store, self.crash, self.legacy, self.age = store, crash, legacy, age
+        self.store, self.crash, self.legacy = store, crash, legacy
 
 
 @pytest.fixture(params=["fake", "disk", "disk without unnamed files"])
@@ -44,7 +43,6 @@ def rig(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Monk
             fake,
             lambda text: fake.empty.add(parse_ip(text)),
             lambda text, owner: fake.hold(text, owner, ""),
-            fake.stamps.__setitem__,
         )
         return
     if request.param != "disk":
@@ -57,7 +55,6 @@ def rig(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Monk
             disk,
             lambda text: (folder / text).touch(),
             lambda text, owner: _write(folder / text, owner),
-            lambda address, moment: os.utime(folder / str(address), (moment, moment)),
         )
     assert notes == []
     assert {name for name in os.listdir(folder) if not name[0].isalnum()} == set()
@@ -71,7 +68,7 @@ def test_an_empty_store_knows_nothing(rig: Rig) -> None:
     assert not rig.store.taken()
     assert rig.store.leases() == rig.store.held_by(ONE) == rig.store.blank() == []
     assert rig.store.lease(V4) is None
-    assert rig.store.written(V4) == float("inf")
+    assert rig.store.boot_of(V4) == ""
     assert rig.store.last_reserved(0) is None
 
 
@@ -83,7 +80,6 @@ def test_what_is_reserved_is_leased(rig: Rig, address: Ip) -> None:
     assert rig.store.leases() == rig.store.held_by(ONE) == [lease]
     assert rig.store.held_by(TWO) == []
     assert set(rig.store.taken()) == {str(address)}
-    assert rig.store.written(address) < float("inf")
 
 
 def test_nobody_reserves_what_is_leased(rig: Rig) -> None:
@@ -142,15 +138,15 @@ def test_an_empty_lease_can_be_released(rig: Rig) -> None:
     assert rig.store.blank() == []
 
 
-def test_old_leases_come_the_oldest_first(rig: Rig) -> None:
-    for host, moment in enumerate([300.0, 100.0, 200.0, 900.0, 400.0], 2):
-        address = parse_ip(f"10.1.0.{host}")
-        rig.store.reserve(address, ONE)
-        rig.age(address, moment)
-        assert rig.store.written(address) == moment
-    rig.crash("10.1.0.9")
-    assert [str(lease.address) for lease in rig.store.written_before(400.0)] == ["10.1.0.3", "10.1.0.4", "10.1.0.2"]
-    assert rig.store.written_before(100.0) == []
+def test_a_lease_keeps_the_boot_it_was_made_in(rig: Rig) -> None:
+    rig.legacy("10.1.0.9", "one")
+    rig.store.reserve(V4, ONE, "a boot")
+    rig.store.reserve(V6, ONE)
+    assert [rig.store.boot_of(address) for address in (V4, V6, parse_ip("10.1.0.9"))] == ["a boot", "", ""]
+    rig.store.release(V4)
+    assert rig.store.boot_of(V4) == ""
+    rig.store.reserve(V4, TWO, "another")
+    assert rig.store.boot_of(V4) == "another"
 
 
 def test_each_set_has_its_last_address(rig: Rig) -> None:

@@ -18,6 +18,7 @@ from ipam import folder as folders
 from ipam import store
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 V4, V6 = parse_ip("10.1.0.5"), parse_ip("2001:db8::5")
@@ -62,6 +63,38 @@ def test_bytes_and_modes_are_the_references(tmp_path: Path, notes: list[str]) ->
     assert modes == dict.fromkeys(modes, 384) | {"lock": 0o750}
     assert [path.stat().st_mode & 0o7777 for path in (folder, folder.parent, folder.parent.parent)] == [0o755] * 3
     assert (folder / "10.1.0.5").stat().st_nlink == 1
+
+
+@pytest.mark.parametrize("unnamed", [True, False])
+@pytest.mark.parametrize("refused", [(), ("trusted",), ("trusted", "user")], ids=["root", "rootless", "no attributes"])
+def test_a_lease_is_marked_as_far_as_the_file_system_can(
+    folder: Path, notes: list[str], monkeypatch: pytest.MonkeyPatch, refused: tuple[str, ...], unnamed: bool
+) -> None:
+    kept: dict[tuple[int, str], bytes] = {}  # not every file system that tests run on has both kinds
+
+    def setxattr(descriptor: int, name: str, value: bytes) -> None:
+        if name.startswith(refused):
+            raise PermissionError(errno.EPERM, "Operation not permitted")
+        kept[os.fstat(descriptor).st_ino, name] = value
+
+    def getxattr(descriptor: int, name: str) -> bytes:
+        try:
+            return kept[os.fstat(descriptor).st_ino, name]
+        except KeyError:
+            raise OSError(errno.ENODATA, "No data available") from None
+
+    monkeypatch.setattr("os.setxattr", setxattr)
+    monkeypatch.setattr("os.getxattr", getxattr)
+    if not unnamed:
+        monkeypatch.setattr("os.O_TMPFILE", os.O_TMPFILE | os.O_CREAT)
+    with writing(folder, notes) as leases:
+        assert leases.reserve(V4, ONE, "a boot")
+        leases.remember(0, V4)
+        assert leases.boot_of(V4) == ("" if len(refused) == 2 else "a boot")
+    inode = (folder / str(V4)).stat().st_ino
+    possible = [(inode, name) for name in folders.MARKS if not name.startswith(refused)]
+    assert kept == dict.fromkeys(possible[:1], b"a boot")
+    assert notes == []
 
 
 def test_folders_are_not_left_open_to_all_by_a_umask_of_nothing(tmp_path: Path, notes: list[str]) -> None:
@@ -195,6 +228,27 @@ def test_what_a_killed_process_left_unfinished_is_removed(folder: Path, notes: l
     assert notes == []
 
 
+def test_a_folder_in_the_place_of_an_unfinished_file_is_told(folder: Path, notes: list[str]) -> None:
+    """It is in the way of nothing but a file that must be written under that name, and then the message names it."""
+    (folder / str(V4)).write_bytes(b"one\r\neth0")
+    (folder / folders.UNFINISHED).mkdir()
+    with writing(folder, notes) as leases:
+        assert leases.held_by(ONE) != []
+        assert leases.release(V4) is True
+        assert leases.reserve(V4, ONE) is True
+        with pytest.raises(InputError, match=r"cannot write .*last_reserved_ip\.0: Is a directory.*\.podwire\.unfinished"):
+            leases.remember(0, V4)
+    (note,) = notes
+    assert "cannot be removed (Is a directory)" in note
+
+
+def test_a_file_that_cannot_be_replaced_leaves_no_other(folder: Path, notes: list[str]) -> None:
+    (folder / "last_reserved_ip.0").mkdir()
+    with writing(folder, notes) as leases, pytest.raises(InputError, match=r"cannot write .*last_reserved_ip\.0: .*remove it"):
+        leases.remember(0, V4)
+    assert sorted(os.listdir(folder)) == ["last_reserved_ip.0", "lock"]
+
+
 @pytest.mark.parametrize("unnamed", [True, False])
 def test_a_full_disk_leaves_nothing_torn(
     folder: Path, notes: list[str], monkeypatch: pytest.MonkeyPatch, unnamed: bool
@@ -256,6 +310,11 @@ def test_every_path_component_may_be_long_but_not_too_long(tmp_path: Path, notes
 # -- the lock ------------------------------------------------------------------------------------------------------------
 
 
+def _socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(path))
+
+
 def test_waiting_for_the_lock_has_an_end(folder: Path, notes: list[str]) -> None:
     with writing(folder, notes):
         began = time.monotonic()
@@ -264,6 +323,15 @@ def test_waiting_for_the_lock_has_an_end(folder: Path, notes: list[str]) -> None
         assert 0.2 <= time.monotonic() - began < 5
     with writing(folder, notes, patience_s=5) as leases:  # the one that gave up does not hold it now
         assert leases.reserve(V4, ONE) is True
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/null"), os.mkdir, _socket])
+def test_a_lock_that_is_no_file_is_told_at_once(folder: Path, notes: list[str], make: Callable[[Path], None]) -> None:
+    make(folder / "lock")
+    descriptors = os.listdir("/proc/self/fd")
+    with pytest.raises(InputError, match=r"cannot open .*/net/lock: (not a regular file|Is a directory|No such device)"):
+        writing(folder, notes).__enter__()
+    assert os.listdir("/proc/self/fd") == descriptors
 
 
 def test_threads_of_one_process_exclude_each_other(folder: Path, notes: list[str]) -> None:

@@ -11,13 +11,14 @@ import subprocess
 from ipaddress import IPv6Interface
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
 from cni.spec.call import Call
 from cni.spec.errors import CNIError
 from cni.spec.result import Result, read_result
-from ipam import host_local
+from ipam import boot, host_local
 
 REFERENCE = Path("/usr/lib/cni/host-local")
 
@@ -172,6 +173,23 @@ def test_an_empty_file_blocks_the_reference_and_not_us(pair: Pair) -> None:
     assert str(result.ips[0].address.ip) == "10.1.0.2"
     assert pair.reference("DEL", "c1") is None
     assert sorted(pair.files()) == ["last_reserved_ip.0", "last_reserved_ip.1", "lock"]
+
+
+def test_leases_of_the_reference_are_never_taken_back(pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They do not say of which boot they are, and neither does an address that went from ours to the reference."""
+    pair.config["ipam"]["ranges"] = [[{"subnet": "10.1.0.0/29", "rangeEnd": "10.1.0.4"}]]
+    for add, owner in ((pair.reference, "c1"), (pair.ours, "c2"), (pair.ours, "c3")):
+        assert isinstance(add("ADD", owner), Result)
+    pair.reference("DEL", "c2")
+    assert isinstance(pair.reference("ADD", "c2"), Result)
+    (tmp_path / "boot_id").write_text(str(uuid4()))
+    monkeypatch.setattr(boot, "BOOT_ID", str(tmp_path / "boot_id"))
+    assert isinstance(pair.ours("ADD", "d1"), Result)
+    said = pair.ours("ADD", "d2")
+    assert isinstance(said, str)
+    assert "no IP addresses available" in said
+    kept = {name: content for name, content in pair.files().items() if name.startswith("10.")}
+    assert kept == {"10.1.0.2": b"c1\r\neth0", "10.1.0.3": b"c2\r\neth0", "10.1.0.4": b"d1\r\neth0"}
 
 
 def test_the_reference_is_not_disturbed_by_what_only_we_might_leave(pair: Pair) -> None:

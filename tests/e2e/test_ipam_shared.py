@@ -210,9 +210,10 @@ def test_a_full_disk_is_told_and_nothing_is_torn(small: Node, ours: Executables)
 def test_a_read_only_disk_is_told(small: Node, ours: Executables) -> None:
     document = config(STORE, {"subnet": "10.7.0.0/24"}, version="1.1.0")
     ours.call("ADD", "host-local", document, node=small).result()
-    small.sh(f"mount -o remount,ro {STORE}")
+    small.sh(f"touch {STORE}/net/{UNFINISHED}; mount -o remount,ro {STORE}")  # a process was killed there, too
     ours.call("ADD", "host-local", document, container_id="other", node=small).refused(5, "Read-only file system")
     ours.call("DEL", "host-local", document, node=small).refused(5, "Read-only file system")
+    ours.call("DEL", "host-local", document, container_id="nobody", node=small).succeeded()
     ours.call("STATUS", "host-local", document, node=small).refused(50, "read-only file system")
     ours.call("CHECK", "host-local", document, node=small).succeeded()
 

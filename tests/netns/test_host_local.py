@@ -326,7 +326,12 @@ def test_white_space_around_an_owner(lab: Lab) -> None:
 
 # -- leases of an earlier boot --
 
-EARLIER = "touch -d 2001-01-01"
+
+def reboot(lab: Lab) -> None:
+    """What a plugin sees of it: the kernel has another boot id, and /var is as it was."""
+    lab.node.sh("""
+        cat /proc/sys/kernel/random/uuid >/run/boot_id
+        mount --bind /run/boot_id /proc/sys/kernel/random/boot_id""")
 
 
 @pytest.mark.usefixtures("own_promise")
@@ -334,7 +339,8 @@ def test_a_container_comes_back_after_a_reboot(lab: Lab) -> None:
     """No container outlives a reboot: its old lease is not in the way of its new one."""
     config = conf(subnet="10.0.0.0/24")
     add(lab, config, "c1")
-    lab.node.sh(f"{EARLIER} {NET}/10.0.0.2")
+    call(lab, "ADD", config, "c1").refused(999, says="duplicate allocation is not allowed")
+    reboot(lab)
     assert len(add(lab, config, "c1")) == 1
     assert len(observe.leases(lab.node, "net")) == 1
 
@@ -343,11 +349,30 @@ def test_a_container_comes_back_after_a_reboot(lab: Lab) -> None:
 def test_leases_of_an_earlier_boot_are_taken_when_nothing_else_is_free(lab: Lab) -> None:
     """containernetworking/plugins#252: after a reboot the files stay, DELs never come, the pool fills up."""
     config = conf(subnet="192.168.1.0/29")
-    take(lab, config, 4)
-    lab.node.sh(f"{EARLIER} {NET}/192.168.1.3 {NET}/192.168.1.4")
-    assert add(lab, config, "d") == ["192.168.1.6"]
-    assert {*add(lab, config, "e"), *add(lab, config, "f")} == {"192.168.1.3", "192.168.1.4"}
+    take(lab, config, 2)
+    reboot(lab)
+    assert take(lab, config, 3, prefix="d") == ["192.168.1.4", "192.168.1.5", "192.168.1.6"]
+    assert {*add(lab, config, "e"), *add(lab, config, "f")} == {"192.168.1.2", "192.168.1.3"}
     call(lab, "ADD", config, "g").refused(999, says="192.168.1")
+
+
+@pytest.mark.usefixtures("own_promise")
+def test_a_requested_address_is_taken_from_an_earlier_boot(lab: Lab) -> None:
+    """Nobody else can have it, so it is given although others are free."""
+    config = conf(subnet="192.168.1.0/29")
+    take(lab, config, 1)
+    reboot(lab)
+    assert add(lab, config, "d", args="IP=192.168.1.2") == ["192.168.1.2"]
+    call(lab, "ADD", config, "e", args="IP=192.168.1.2").refused(999, says="192.168.1.2")
+
+
+def test_no_clock_takes_a_lease_of_this_boot(lab: Lab) -> None:
+    """A lease that was written while the clock was wrong is a lease."""
+    config = conf(subnet="192.168.1.0/29")
+    take(lab, config, 5)
+    lab.node.sh(f"touch -d 2001-01-01 {NET}/192.168.1.*")
+    call(lab, "ADD", config, "d").refused(999, says="no IP addresses available")
+    call(lab, "ADD", config, "c1").refused(999)
 
 
 # -- DEL --

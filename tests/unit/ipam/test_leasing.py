@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 ME = Owner("net", "me", "eth0")
-BOOT = 500.0
+BOOT, EARLIER, ELSEWHERE = "now here", "then here", "then there"
 
 
 def sets(*subnets: str) -> tuple[RangeSet, ...]:
@@ -35,7 +35,7 @@ def store() -> FakeStore:
 
 def add(store: FakeStore, pools: Sequence[RangeSet], *wanted: str, owner: Owner = ME, notes: list[str] | None = None) -> str:
     noted: list[str] = [] if notes is None else notes
-    choices = lease(store, pools, [parse_ip(text) for text in wanted], owner, lambda: BOOT, noted)
+    choices = lease(store, pools, [parse_ip(text) for text in wanted], owner, BOOT, noted)
     return " ".join(str(choice.address) for choice in choices)
 
 
@@ -90,44 +90,66 @@ def test_a_lease_of_the_oldest_format_refuses(store: FakeStore) -> None:
 
 
 def test_an_owner_that_comes_again_after_a_reboot_is_served(store: FakeStore) -> None:
-    store.hold("10.0.0.2", "me", written=BOOT - 1)
-    store.hold("192.0.2.9", "me", written=BOOT - 1)
+    store.hold("10.0.0.2", "me", boot=EARLIER)
+    store.hold("192.0.2.9", "me", boot=EARLIER)
     notes: list[str] = []
     assert add(store, SMALL, notes=notes) == "10.0.0.2"
     assert list(store.dump()) == ["10.0.0.2"]
-    assert store.written(parse_ip("10.0.0.2")) == store.clock
+    assert store.boot_of(parse_ip("10.0.0.2")) == BOOT
     assert len(notes) == 2
 
 
 def test_an_owner_with_a_lease_of_this_boot_beside_an_old_one_is_refused(store: FakeStore) -> None:
-    store.hold("10.0.0.2", "me", written=BOOT - 1)
-    store.hold("fd00::2", "me", written=BOOT)
+    store.hold("10.0.0.2", "me", boot=EARLIER)
+    store.hold("fd00::2", "me", boot=BOOT)
     with pytest.raises(CNIError, match="duplicate allocation"):
         add(store, DUAL)
     assert sorted(store.dump()) == ["10.0.0.2", "fd00::2"]
 
 
 def test_leases_of_an_earlier_boot_stay_while_an_address_is_free(store: FakeStore) -> None:
-    store.hold("10.0.0.2", written=1.0)
+    store.hold("10.0.0.2", boot=EARLIER)
     assert add(store, DUAL) == "10.0.0.3 fd00::2"
     assert "10.0.0.2" in store.dump()
 
 
-def test_the_oldest_lease_of_an_earlier_boot_makes_room_in_a_full_set(store: FakeStore) -> None:
-    for host, written in enumerate([400.0, 100.0, 300.0, 600.0, BOOT], 2):
-        store.hold(f"10.0.0.{host}", f"c{host}", written=written)
+def test_leases_of_an_earlier_boot_make_room_in_a_full_set_one_after_the_other(store: FakeStore) -> None:
+    for host, boot in enumerate([BOOT, EARLIER, ELSEWHERE, "", EARLIER], 2):
+        store.hold(f"10.0.0.{host}", f"c{host}", boot=boot)
     notes: list[str] = []
     assert add(store, DUAL, notes=notes) == "10.0.0.3 fd00::2"
     assert notes == ["10.0.0.3 was leased to container c3, interface eth0 before this boot; taken back"]
-    assert add(store, sets("10.0.0.0/29"), owner=Owner("net", "you", "eth0")) == "10.0.0.4"
-    assert add(store, sets("10.0.0.0/29"), owner=Owner("net", "she", "eth0")) == "10.0.0.2"
+    assert add(store, sets("10.0.0.0/29"), owner=Owner("net", "you", "eth0")) == "10.0.0.6"
     with pytest.raises(CNIError, match="no IP addresses available"):
-        add(store, sets("10.0.0.0/29"), owner=Owner("net", "he", "eth0"))
+        add(store, sets("10.0.0.0/29"), owner=Owner("net", "she", "eth0"))
+
+
+@pytest.mark.parametrize("boot", [BOOT, ELSEWHERE, ""])
+def test_what_is_not_proven_to_be_of_an_earlier_boot_is_not_taken(store: FakeStore, boot: str) -> None:
+    store.hold("10.0.0.2", "other", boot=boot)
+    for owner, wanted in ((ME, ()), (ME, ("10.0.0.2",)), (Owner("net", "other", "eth0"), ())):
+        with pytest.raises(CNIError):
+            add(store, SMALL, *wanted, owner=owner)
+    assert store.dump() == {"10.0.0.2": "container other, interface eth0"}
+
+
+def test_an_obstacle_with_a_mark_of_an_earlier_boot_stays(store: FakeStore) -> None:
+    store.hold("10.0.0.2", boot=EARLIER)
+    store.obstruct("10.0.0.2")  # an administrator wrote words over a lease
+    with pytest.raises(CNIError, match="no IP addresses available"):
+        add(store, SMALL)
+
+
+def test_where_this_boot_is_not_known_nothing_is_taken(store: FakeStore) -> None:
+    store.hold("10.0.0.2", boot=EARLIER)
+    with pytest.raises(CNIError, match="no IP addresses available"):
+        lease(store, SMALL, (), ME, "", [])
 
 
 def test_a_requested_address_is_taken_back_from_an_earlier_boot_only(store: FakeStore) -> None:
-    store.hold("10.0.0.4", "old", written=BOOT - 1)
-    store.hold("10.0.0.5", "new", written=BOOT)
+    """Although others are free: nobody else can have it, and who requests it wants no other."""
+    store.hold("10.0.0.4", "old", boot=EARLIER)
+    store.hold("10.0.0.5", "new", boot=BOOT)
     assert add(store, DUAL, "10.0.0.4") == "10.0.0.4 fd00::2"
     with pytest.raises(CNIError, match=r"requested IP address 10\.0\.0\.5 is not available"):
         add(store, DUAL, "10.0.0.5", owner=Owner("net", "you", "eth0"))
@@ -217,6 +239,6 @@ def test_a_writer_who_ignores_the_lock_is_a_reason_to_try_again(store: FakeStore
 
 
 def test_choosing_alone_writes_nothing(store: FakeStore) -> None:
-    outcome = choose_in(store, DUAL, (), store.taken(), lambda: BOOT)
+    outcome = choose_in(store, DUAL, (), store.taken(), BOOT)
     assert not isinstance(outcome, Refusal)
     assert (store.dump(), store.last) == ({}, {})

@@ -22,6 +22,7 @@ from ipam.resolv import parse
         ("sortlist 192.0.2.0\nNameserver 192.0.2.1\nwhatever you like\n", Dns()),
         ("nameserver no-address", Dns(nameservers=("no-address",))),
         ("\0\0\ufffd\n", Dns()),
+        ("search a\x0bnameserver\x85b\u2028c\n", Dns(search=("a", "nameserver", "b", "c"))),  # one line, many kinds of space
     ],
 )
 def test_lines(text: str, expected: Dns) -> None:
