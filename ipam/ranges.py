@@ -155,6 +155,8 @@ def _read_range(conf: RangeConf) -> Range:
         raise ConfigError(f"RangeEnd {conf.range_end} not in network {network}")
     if conf.range_start is not None and conf.range_start not in network:
         raise ConfigError(f"RangeStart {conf.range_start} not in network {network}")
+    if conf.gateway is not None and conf.gateway.version != network.version:
+        raise ConfigError(f"Gateway {conf.gateway} and network {network} are of different families")
     start, end = conf.range_start or first, conf.range_end or last
     if int(start) > int(end):
         raise ConfigError(f"RangeStart {start} not in network {network} up to RangeEnd {end}")
@@ -165,8 +167,6 @@ def _network(subnet: Cidr | None) -> Network:
     if subnet is None:
         raise ConfigError("a range has no subnet", 'each range needs "subnet", for example "10.1.0.0/16"')
     network: Network = subnet.network
-    if isinstance(subnet, IPv6Interface) and subnet.ip.ipv4_mapped is not None:
-        raise ConfigError(f"subnet {subnet} is an IPv4 network in IPv6 notation", "write it as IPv4")
     if network.max_prefixlen - network.prefixlen < LEAST_HOST_BITS:
         raise ConfigError(f"Network {subnet} too small to allocate from", "the smallest are /30 and /126")
     if subnet.ip != network.network_address:

@@ -1,7 +1,7 @@
 """static: gives the addresses that somebody wrote down. It keeps nothing, so two attachments can get the same.
 
 Where addresses come from, each source after the other: ``ipam.addresses``; IP of CNI_ARGS is added to them; ``args.cni.ips``
-replaces both; ``runtimeConfig.ips`` replaces all.
+replaces both; ``runtimeConfig.ips`` replaces all. Each source must be valid, also one that is replaced.
 """
 
 from __future__ import annotations
@@ -113,20 +113,23 @@ def status(conf: Conf, call: Call) -> None:
 
 
 def _addresses(document: Document, call: Call) -> tuple[AssignedIp, ...]:
-    configured = [_configured(index, entry) for index, entry in enumerate(document.ipam.addresses)]
-    for where, texts in (
-        ("runtimeConfig.ips", document.runtime_config.ips),
-        ("args.cni.ips", document.args.cni.ips),
-    ):
-        if texts:
-            asked = [read_cidr(text, f"configuration.{where}[{index}]") for index, text in enumerate(texts)]
-            return tuple(AssignedIp(address, _gateway_for(address, configured)) for address in asked)
-    return (*configured, *_of_cni_args(call))
+    configured = [
+        _configured(f"configuration.ipam.addresses[{index}]", entry) for index, entry in enumerate(document.ipam.addresses)
+    ]
+    by_cni_args = _of_cni_args(call)
+    by_args, by_runtime = (
+        [read_cidr(text, f"configuration.{where}[{index}]") for index, text in enumerate(texts)]
+        for where, texts in (("args.cni.ips", document.args.cni.ips), ("runtimeConfig.ips", document.runtime_config.ips))
+    )
+    asked = by_runtime or by_args
+    return tuple(AssignedIp(ip, _gateway_for(ip, configured)) for ip in asked) if asked else (*configured, *by_cni_args)
 
 
-def _configured(index: int, entry: Address) -> AssignedIp:
+def _configured(where: str, entry: Address) -> AssignedIp:
     if entry.address is None:
-        raise ConfigError(f"invalid configuration.ipam.addresses[{index}]: it has no address", "expected address/length")
+        raise ConfigError(f"invalid {where}: it has no address", "expected address/length")
+    if entry.gateway is not None and entry.gateway.version != entry.address.version:
+        raise ConfigError(f"invalid {where}: gateway {entry.gateway} is of another family than {entry.address}")
     return AssignedIp(entry.address, entry.gateway)
 
 

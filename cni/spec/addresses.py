@@ -43,13 +43,23 @@ def parse_ip(text: str) -> Ip:
 
 
 def parse_cidr(text: str) -> Cidr:
-    """``address/length`` as an interface object; ValueError unless the length is there and a number."""
+    """``address/length`` as an interface object; ValueError unless the length is there and a number.
+
+    ``::ffff:1.2.3.4/120`` is 1.2.3.4/24, as in Go; below a length of 96 there is no such thing.
+    """
     head, slash, length = text.partition("/")
     if not slash or not (length.isascii() and length.isdigit()):
         raise ValueError(f"{text!r} is not address/length")
     if "%" in head:
         raise ValueError(f"{text!r} carries a zone, expected a plain address")
-    return IPv6Interface(text) if ":" in head else IPv4Interface(text)
+    if ":" not in head:
+        return IPv4Interface(text)
+    interface = IPv6Interface(text)
+    if interface.ip.ipv4_mapped is None:
+        return interface
+    if int(length) < 96:
+        raise ValueError(f"{text!r} is an IPv4 address in IPv6 notation, whose length is at least 96")
+    return IPv4Interface((interface.ip.ipv4_mapped, int(length) - 96))
 
 
 def parse_mac(text: str) -> Mac:

@@ -49,7 +49,8 @@ def texts(addresses: Any) -> list[str]:
         (conf("10.0.0.0/24", start="10.0.0.0", end="10.0.0.255"), "10.0.0.0", "10.0.0.255", "10.0.0.1"),
         (conf("10.0.0.0/24", gateway="10.0.0.254"), "10.0.0.1", "10.0.0.254", "10.0.0.254"),
         (conf("10.0.0.0/24", gateway="192.0.2.1"), "10.0.0.1", "10.0.0.254", "192.0.2.1"),
-        (conf("10.0.0.0/24", gateway="fd00::1"), "10.0.0.1", "10.0.0.254", "fd00::1"),
+        (conf("fd00::/64", gateway="fd01::1"), "fd00::1", "fd00::ffff:ffff:ffff:ffff", "fd01::1"),
+        (conf("::ffff:10.0.0.0/120"), "10.0.0.1", "10.0.0.254", "10.0.0.1"),
     ],
 )
 def test_what_is_left_out_has_the_references_defaults(configured: RangeConf, start: str, end: str, gateway: str) -> None:
@@ -84,7 +85,12 @@ def test_what_is_left_out_has_the_references_defaults(configured: RangeConf, sta
             "invalid range set 0: subnets 10.0.0.1-10.0.0.254 and 10.0.0.1-10.0.0.126 overlap",
         ),
         ([[conf("10.0.0.0/24")], [conf("fd00::/64")], [conf("10.0.0.0/8")]], "range set 0 overlaps with 2"),
-        ([[conf("::ffff:10.0.0.0/120")]], "is an IPv4 network in IPv6 notation"),
+        ([[conf("10.0.0.0/24", gateway="fd00::1")]], "Gateway fd00::1 and network 10.0.0.0/24 are of different families"),
+        # The reference leases the broadcast address here, and then 10.0.1.0, 10.0.1.1 and so on.
+        (
+            [[conf("10.0.0.0/24", start="10.0.0.255")]],
+            "RangeStart 10.0.0.255 not in network 10.0.0.0/24 up to RangeEnd 10.0.0.254",
+        ),
     ],
 )
 def test_what_makes_no_sense_is_refused(sets: list[list[RangeConf]], says: str) -> None:

@@ -75,6 +75,17 @@ def test_routes_and_dns_are_passed_on() -> None:
         (TWO, {"runtimeConfig": {"ips": ["192.0.2.77"]}}, r"runtimeConfig\.ips\[0\]: invalid CIDR address 192\.0\.2\.77"),
         (TWO, {"runtimeConfig": {"ips": ["192.0.2.7/24", "192.0.2.7/32"]}}, r"address 192\.0\.2\.7/32 is given twice"),
         ({"addresses": [{"address": "192.0.2.9/24"}] * 2}, {}, "given twice"),
+        (
+            {"addresses": [{"address": "192.0.2.9/24", "gateway": "fd00::1"}]},
+            {},
+            r"\[0\]: gateway fd00::1 is of another family",
+        ),
+        (
+            {"addresses": [{"address": "fd00::9/64", "gateway": "192.0.2.1"}]},
+            {},
+            r"\[0\]: gateway 192.0.2.1 is of another family",
+        ),
+        ({"addresses": [{"address": "::ffff:192.0.2.9/95"}]}, {}, r"\[0\]\.address: .*whose length is at least 96"),
         ({}, {}, "no IP addresses given: .*runtimeConfig.ips"),
     ],
 )
@@ -94,6 +105,38 @@ def test_configurations_without_sense(ipam: Any, config: dict[str, Any], says: s
 def test_bad_values_in_the_environment(env: dict[str, str], says: str) -> None:
     with pytest.raises(EnvError, match=says):
         add(TWO, env=env)
+
+
+GOOD_IPS = {"ips": ["10.2.2.2/24"]}
+
+
+@pytest.mark.parametrize(
+    ("ipam", "env", "args", "says"),
+    [
+        ({"addresses": [{"gateway": "192.0.2.1"}]}, {}, [], r"ipam\.addresses\[0\]: it has no address"),
+        ({"addresses": [{"address": "x"}]}, {}, [], r"ipam\.addresses\[0\]\.address"),
+        ({"addresses": [{"address": "192.0.2.9/24", "gateway": "fd00::1"}]}, {}, [], "another family"),
+        (TWO, {"IP": "x"}, [], "CNI_ARGS: IP"),
+        (TWO, {"GATEWAY": "x"}, [], "CNI_ARGS: GATEWAY"),
+        (TWO, {}, ["10.1.1.1"], r"args\.cni\.ips\[0\]: invalid CIDR address 10\.1\.1\.1"),
+    ],
+)
+def test_what_the_runtime_replaces_must_be_valid_too(ipam: Any, env: dict[str, str], args: list[str], says: str) -> None:
+    made = call("ADD", ipam, env=env, runtimeConfig=GOOD_IPS)
+    made.config["args"] = {"cni": {"ips": args}}
+    with pytest.raises((ConfigError, EnvError), match=says):
+        static.parse(made)
+
+
+def test_what_the_runtime_replaces_may_be_given_twice() -> None:
+    """The rule of one address once is for those that are used; so is that of one for each family."""
+    twice = {"addresses": [{"address": "192.0.2.9/24"}] * 2}
+    assert told(add(twice, version="0.2.0", runtimeConfig=GOOD_IPS)) == "10.2.2.2/24"
+
+
+def test_v4_in_v6_notation_is_v4_as_in_go() -> None:
+    assert told(add({"addresses": [{"address": "::ffff:192.0.2.9/120"}]})) == "192.0.2.9/24"
+    assert told(add({}, runtimeConfig={"ips": ["::ffff:192.0.2.9/96", "::FFFF:c000:20a/128"]})) == "192.0.2.9/0 192.0.2.10/32"
 
 
 def test_old_versions_have_one_address_of_each_family() -> None:
