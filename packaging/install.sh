@@ -8,26 +8,63 @@
 # What it makes, under DESTDIR:
 #   PREFIX/lib/podwire             link to the release in use; the one before it stays for calls that are running
 #   PREFIX/bin/podwire             the command
+#   PREFIX/cni-bin-dir             the CNI_BIN_DIR that this PREFIX serves; it serves one
 #   PREFIX/replaced/NAME           what CNI_BIN_DIR held under a plugin's name; uninstall puts it back
 #   CNI_BIN_DIR/NAME               link to the program, one for each plugin
 set -euo pipefail
+umask 022 # runtimes of any user call the plugins
 
-destination=${DESTDIR:-}
-prefix=${PREFIX:-/opt/podwire}
-plugins_dir=$destination${CNI_BIN_DIR:-/opt/cni/bin}
-home=$destination$prefix
-program=$prefix/lib/podwire/podwire
+PROGRAM=lib/podwire/podwire
 
 fail() { printf 'install: %s\n' "$*" >&2; exit 1; }
 
-for folder in "$prefix" "${CNI_BIN_DIR:-/opt/cni/bin}"; do
-    [ "${folder#/}" != "$folder" ] && [ "$folder" != / ] || fail "PREFIX and CNI_BIN_DIR must be absolute paths, not '$folder'"
-done
+# One spelling for each path. Links on the way stay: they may mean to lead elsewhere tomorrow.
+absolute() {
+    local path
+    case $2 in /*) path=$(realpath -ms -- "$2") ;; *) fail "$1 must be an absolute path, not '$2'" ;; esac
+    [ "$path" != / ] || fail "$1 must not be the root folder"
+    echo "$path"
+}
 
-is_ours() { [ -L "$1" ] && [ "$(readlink "$1")" = "$program" ]; }
+prefix=$(absolute PREFIX "${PREFIX:-/opt/podwire}")
+bin_dir=$(absolute CNI_BIN_DIR "${CNI_BIN_DIR:-/opt/cni/bin}")
+destination=${DESTDIR:+$(realpath -ms -- "$DESTDIR")}
+[ "$destination" != / ] || destination=
+plugins_dir=$destination$bin_dir
+home=$destination$prefix
+
+# The PREFIX of a podwire that this link leads to, whichever it is; false for anything else.
+prefix_of() {
+    local text
+    [ -L "$1" ] || return 1
+    text=$(readlink "$1")
+    case $text in /*) ;; *) text=$bin_dir/$text ;; esac
+    text=$(realpath -ms -- "$text")
+    case $text in /*/"$PROGRAM") echo "${text%"/$PROGRAM"}" ;; *) return 1 ;; esac
+}
+
+# Whether two paths, of the installed system, are one folder.
+same() { [ "$1" = "$2" ] || [ "$destination$1" -ef "$destination$2" ]; }
+
+is_ours() {
+    local theirs
+    theirs=$(prefix_of "$1") && same "$theirs" "$prefix"
+}
+
+exists() { [ -e "$1" ] || [ -L "$1" ]; }
+
+# Whether a link leads nowhere, seen from CNI_BIN_DIR in the installed system.
+dangles() {
+    local text
+    [ -L "$1" ] || return 1
+    text=$(readlink "$1")
+    case $text in /*) text=$destination$text ;; *) text=$plugins_dir/$text ;; esac
+    # Where a second link in another root leads cannot be seen from here.
+    if [ -z "$destination" ]; then [ ! -e "$text" ]; else ! exists "$text"; fi
+}
 
 fresh=
-trap '[ -z "$fresh" ] || rm -f "$fresh"' EXIT
+trap '[ -z "$fresh" ] || rm -rf "$fresh"' EXIT
 
 # put_link TARGET NAME: NAME becomes a link to TARGET in one step, whatever it was.
 put_link() {
@@ -43,44 +80,110 @@ put_copy() {
     mv -fT "$fresh" "$2"
 }
 
+put_text() {
+    fresh=$(dirname "$2")/.$(basename "$2").podwire.$$
+    printf '%s\n' "$1" >"$fresh"
+    mv -fT "$fresh" "$2"
+}
+
+# The CNI_BIN_DIR that a PREFIX serves; nothing when it serves none.
+served_by() { cat "$destination$1/cni-bin-dir" 2>/dev/null || true; }
+
+# Hold a folder for this script alone until it ends. A folder that was removed while we waited is no lock.
+lock() {
+    local folder=$1 handle
+    while :; do
+        [ "$action" = uninstall ] || mkdir -p "$folder"
+        [ -d "$folder" ] || return 0 # nothing to take off here
+        { exec {handle}<"$folder"; } 2>/dev/null || continue
+        flock "$handle"
+        [ ! "$folder" -ef "/proc/$$/fd/$handle" ] || return 0
+        exec {handle}<&-
+    done
+}
+
+# One installation or removal at a time, in PREFIX as in CNI_BIN_DIR, and a PREFIX serves one CNI_BIN_DIR only:
+# another one's links would be left without a program, and the plugins kept for one be put into the other.
+begin() {
+    local served
+    [ "$plugins_dir" != "$home" ] && [ ! "$plugins_dir" -ef "$home" ] || fail "CNI_BIN_DIR and PREFIX are one folder, $home"
+    lock "$home"
+    served=$(served_by "$prefix")
+    [ -z "$served" ] || same "$served" "$bin_dir" ||
+        fail "$prefix serves CNI_BIN_DIR=$served, not $bin_dir: uninstall it there first, or choose another PREFIX"
+    lock "$plugins_dir"
+}
+
+# Whether a process runs this release. Files are compared, not names: its own name for the file may be another one,
+# by way of a link or in a mount namespace.
 in_use() {
     local process
     for process in /proc/[0-9]*/exe; do
-        case $(readlink "$process" 2>/dev/null || true) in "$1"/*) return 0 ;; esac
+        [ ! "$process" -ef "$1/podwire" ] || return 0
     done
     return 1
 }
 
+# What stands at NAME of CNI_BIN_DIR, unless it is podwire, goes to PREFIX/replaced. A podwire of another PREFIX hands
+# over what it has replaced: the link is ours from now on, and it will not put anything back.
+keep_replaced() {
+    local name=$1 link=$plugins_dir/$1 theirs kept served
+    if theirs=$(prefix_of "$link"); then
+        same "$theirs" "$prefix" && return
+        kept=$destination$theirs/replaced/$name
+        served=$(served_by "$theirs")
+        if exists "$kept" && [ -n "$served" ] && same "$served" "$bin_dir"; then
+            put_copy "$kept" "$home/replaced/$name"
+            rm -f "$kept"
+        fi
+    elif exists "$link"; then
+        put_copy "$link" "$home/replaced/$name"
+    fi
+}
+
+# Remove our link; what was there before us comes back.
+give_back() {
+    local name kept
+    name=$(basename "$1")
+    kept=$home/replaced/$name
+    if exists "$kept" && ! dangles "$kept"; then
+        put_copy "$kept" "$1"
+        rm -f "$kept"
+    else
+        rm -f "$1"
+    fi
+}
+
 install_bundle() {
-    local bundle=$1 release previous name link old plugins
+    local bundle release previous name link old plugins
+    bundle=$(realpath -- "$1")
     [ -x "$bundle/podwire" ] || fail "'$bundle' is no bundle: run make bundle first"
     # In a bundle each plugin is a link to the program.
     mapfile -t plugins < <(find "$bundle" -maxdepth 1 -type l -printf '%f\n' | sort)
     [ ${#plugins[@]} -gt 0 ] || fail "'$bundle' has no plugins: run make bundle first"
-    mkdir -p "$home/lib" "$home/bin" "$home/replaced" "$plugins_dir"
     for name in "${plugins[@]}"; do
         [ ! -d "$plugins_dir/$name" ] || [ -L "$plugins_dir/$name" ] || fail "$plugins_dir/$name is a folder; move it away"
     done
 
-    exec 9<"$home/lib"
-    flock 9 # another installation would take our half-copied release for an old one
+    begin
+    mkdir -p "$home/lib" "$home/bin" "$home/replaced"
+    put_text "$bin_dir" "$home/cni-bin-dir"
 
     previous=$(readlink "$home/lib/podwire" || true)
     release=$(mktemp -d "$home/lib/podwire-$(date -u +%Y%m%dT%H%M%SZ).XXXXXX")
-    chmod 755 "$release"
-    cp -a --no-preserve=ownership "$bundle/." "$release/" || { rm -rf "$release"; fail "could not copy the bundle to $release"; }
+    fresh=$release # removed if we do not get any further
+    cp -a --no-preserve=ownership "$bundle/." "$release/" || fail "could not copy the bundle to $release"
+    chmod -R u=rwX,go=rX "$release" # whatever the umask of the bundle's maker was
     put_link "$(basename "$release")" "$home/lib/podwire"
     put_link ../lib/podwire/podwire "$home/bin/podwire"
 
     for name in "${plugins[@]}"; do
-        link=$plugins_dir/$name
-        is_ours "$link" && continue
-        if [ -e "$link" ] || [ -L "$link" ]; then put_copy "$link" "$home/replaced/$name"; fi
-        put_link "$program" "$link"
+        keep_replaced "$name"
+        put_link "$prefix/$PROGRAM" "$plugins_dir/$name"
     done
     # A plugin that this release no longer has.
     for link in "$plugins_dir"/*; do
-        if is_ours "$link" && [ ! -L "$bundle/$(basename "$link")" ]; then give_back "$link"; fi
+        if is_ours "$link" && ! exists "$bundle/$(basename "$link")"; then give_back "$link"; fi
     done
 
     for old in "$home"/lib/podwire-*; do
@@ -90,43 +193,37 @@ install_bundle() {
     echo "installed ${#plugins[@]} plugins in $plugins_dir and the command $home/bin/podwire"
 }
 
-# Remove our link; what was there before us comes back.
-give_back() {
-    local kept
-    kept=$home/replaced/$(basename "$1")
-    if [ -e "$kept" ] || [ -L "$kept" ]; then
-        put_copy "$kept" "$1"
-        rm -f "$kept"
-    else
-        rm -f "$1"
-    fi
-}
-
 uninstall() {
-    local link left release
+    local link left release running=
+    begin
     for link in "$plugins_dir"/*; do
         if is_ours "$link"; then give_back "$link"; fi
     done
     rm -f "$home/lib/podwire" "$home/bin/podwire"
     # No new call can start now; those that are running load modules until they end.
     for release in "$home"/lib/podwire-*; do
+        [ -d "$release" ] || continue
         for _ in {1..100}; do
-            in_use "$release" || break
             sleep 0.1
+            in_use "$release" || break
         done
-        rm -rf "$release"
+        if in_use "$release"; then running+=" $release"; else rm -rf "$release"; fi
     done
+    [ -z "$running" ] || echo "kept, because a call is running; uninstall again later:$running"
     left=$(find "$home/replaced" -mindepth 1 2>/dev/null || true)
     if [ -n "$left" ]; then
-        printf 'kept, because something else has taken the name since:\n%s\n' "$left"
+        printf 'kept, because its name is taken or it is a link that leads nowhere:\n%s\n' "$left"
     fi
     # Only what is empty: the folders may be shared.
-    rmdir --ignore-fail-on-non-empty "$home/replaced" "$home/bin" "$home/lib" "$home" 2>/dev/null || true
+    rmdir --ignore-fail-on-non-empty "$home/replaced" "$home/bin" "$home/lib" 2>/dev/null || true
+    [ -n "$running" ] || [ -e "$home/replaced" ] || rm -f "$home/cni-bin-dir"
+    rmdir --ignore-fail-on-non-empty "$home" 2>/dev/null || true
     echo "uninstalled from $plugins_dir and $home"
 }
 
-case ${1:-} in
-    install) [ $# = 2 ] || fail "usage: $0 install BUNDLE"; install_bundle "$(realpath "$2")" ;;
-    uninstall) uninstall ;;
+action=${1:-}
+case $action:$# in
+    install:2) install_bundle "$2" ;;
+    uninstall:1) uninstall ;;
     *) fail "usage: $0 install BUNDLE | uninstall" ;;
 esac
