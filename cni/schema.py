@@ -2,7 +2,7 @@
 
 ``python -m cni.schema conf/schema`` writes them. Nothing here is imported by a plugin call. A schema says more than a record
 can: it forbids keys that nobody knows, because a misspelt key is the most common mistake there is, and it gives the ranges of
-numbers. What takes two keys to judge (``hairpinMode`` with ``promiscMode``) is left to the plugins.
+numbers. What takes the values of two keys to judge (``hairpinMode`` with ``promiscMode``) is left to the plugins.
 """
 
 from __future__ import annotations
@@ -27,9 +27,21 @@ DRAFT = "https://json-schema.org/draft/2020-12/schema"
 
 _OCTET = r"(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
 _V4 = rf"{_OCTET}(\.{_OCTET}){{3}}"
-_V6 = r"[0-9a-fA-F:]*:[0-9a-fA-F:]*(\.[0-9]+)*"
+_GROUP = "[0-9a-fA-F]{1,4}"
+_LAST = rf"({_GROUP}:{_GROUP}|[0-9]{{1,3}}(\.[0-9]{{1,3}}){{3}})"  # the last 32 bits
+_V6 = "|".join(  # RFC 3986, IPv6address: no "::", or one with so many groups before it as those behind it leave
+    [f"({_GROUP}:){{6}}{_LAST}", f"::({_GROUP}:){{5}}{_LAST}"]
+    + [f"(({_GROUP}:){{0,{4 - after}}}{_GROUP})?::({_GROUP}:){{{after}}}{_LAST}" for after in range(4, -1, -1)]
+    + [f"(({_GROUP}:){{0,5}}{_GROUP})?::{_GROUP}", f"(({_GROUP}:){{0,6}}{_GROUP})?::"]
+)
 _BYTE = r"[0-9a-fA-F]{2}"
 _QUAD = r"[0-9a-fA-F]{4}"
+
+
+def _cidr(longest: tuple[str, str]) -> str:
+    """A pattern of address and length, given patterns of the lengths of either family."""
+    return rf"^({_V4}/({longest[0]})|({_V6})/({longest[1]}))$"
+
 
 ADDRESSES: dict[Any, Json] = {
     Ip: {
@@ -40,7 +52,7 @@ ADDRESSES: dict[Any, Json] = {
     },
     Cidr: {
         "type": "string",
-        "pattern": rf"^({_V4}/([0-9]|[12][0-9]|3[0-2])|{_V6}/([0-9]|[1-9][0-9]|1[01][0-9]|12[0-8]))$",
+        "pattern": _cidr(("[0-9]|[12][0-9]|3[0-2]", "[0-9]|[1-9][0-9]|1[01][0-9]|12[0-8]")),
         "description": "An IPv4 or IPv6 address with its prefix length.",
     },
     Mac: {
@@ -80,15 +92,24 @@ COMMON: dict[str, Json] = {
     "cni.dev/attachments": _ATTACHMENTS,
 }
 
+# A subnet that has room for addresses to lease.
+_SUBNET = {"pattern": _cidr(("[0-9]|[12][0-9]|30", "[0-9]|[1-9][0-9]|1[01][0-9]|12[0-6]"))}
+
 # What the types of a record cannot say, by the plugin and the path of the key. The plugins check the same when they parse.
 NARROWER: dict[tuple[str, str], Json] = {
     ("bridge", "ipMasqBackend"): {"enum": ["", "nftables", "iptables"]},
     ("bridge", "mtu"): {"anyOf": [{"const": 0}, {"minimum": MTU_RANGE.start, "maximum": MTU_RANGE.stop - 1}]},
     ("bridge", "vlan"): {"minimum": 0, "maximum": VID_MAX},
-    ("bridge", "vlanTrunk.minID"): {"minimum": 1, "maximum": VID_MAX},
-    ("bridge", "vlanTrunk.maxID"): {"minimum": 1, "maximum": VID_MAX},
-    ("bridge", "vlanTrunk.id"): {"minimum": 1, "maximum": VID_MAX},
+    ("bridge", "vlanTrunk[].minID"): {"minimum": 1, "maximum": VID_MAX},
+    ("bridge", "vlanTrunk[].maxID"): {"minimum": 1, "maximum": VID_MAX},
+    ("bridge", "vlanTrunk[].id"): {"minimum": 1, "maximum": VID_MAX},
+    ("host-local", ""): {"dependentRequired": {key: ["subnet"] for key in ("rangeStart", "rangeEnd", "gateway")}},
     ("host-local", "dataDir"): {"pattern": "^(/.*)?$"},
+    ("host-local", "subnet"): _SUBNET,
+    ("host-local", "ranges[]"): {"minItems": 1},
+    ("host-local", "ranges[][]"): {"required": ["subnet"]},
+    ("host-local", "ranges[][].subnet"): _SUBNET,
+    ("static", "addresses[]"): {"required": ["address"]},
 }
 
 # Keys of a network list beside ``plugins``, as libcni reads them (its conf.go).
@@ -214,6 +235,7 @@ def _settled(schema: Json, parts: dict[str, Json], closed: dict[str, bool], name
             "properties": properties,
             "required": parts[part]["required"],
             "additionalProperties": not closed[part],
+            **NARROWER.get((name, path), {}),
         }
     schema = dict(schema)
     alternatives = [inner for inner in schema.get("anyOf", ()) if inner != {"type": "null"}]
@@ -224,7 +246,7 @@ def _settled(schema: Json, parts: dict[str, Json], closed: dict[str, bool], name
         if schema.get("default", "") is None:
             del schema["default"]
     if "items" in schema:
-        schema["items"] = _settled(schema["items"], parts, closed, name, path)
+        schema["items"] = _settled(schema["items"], parts, closed, name, f"{path}[]")
     if schema.get("default", "") == "":
         schema.pop("default", None)
     return {**schema, **NARROWER.get((name, path), {})}
