@@ -19,7 +19,7 @@ from cni.delegate import delegate, find, provider, serve, undo_add
 from cni.registry import PLUGINS
 from cni.spec import versions
 from cni.spec.call import VERBS, Call, check_env, parse_args
-from cni.spec.conf import check_network_name, decode_document, lookup, text_at
+from cni.spec.conf import check_network_name, check_new_ifname, decode_document, lookup, text_at
 from cni.spec.errors import (
     CheckFailed,
     CNIError,
@@ -30,7 +30,7 @@ from cni.spec.errors import (
     NotAvailable,
     UnknownSandbox,
 )
-from cni.spec.result import Result, error_document, read_result, render, version_document
+from cni.spec.result import Result, error_document, printable, read_result, render, version_document
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -102,12 +102,13 @@ def _call(env: Mapping[str, str], stdin: bytes, document: dict[str, Any], versio
     if verb not in VERBS:
         raise EnvError(f"unknown CNI_COMMAND: {verb if verb.isprintable() else repr(verb)}")
     versions.require(verb, version)
+    of_attachment = env if verb in ("ADD", "CHECK", "DEL") else {}
     return Call(
         verb=verb,
-        container_id=env.get("CNI_CONTAINERID", ""),
-        netns=env.get("CNI_NETNS", ""),
-        ifname=env.get("CNI_IFNAME", ""),
-        args=parse_args(env.get("CNI_ARGS", "")) if verb in ("ADD", "CHECK", "DEL") else {},
+        container_id=of_attachment.get("CNI_CONTAINERID", ""),
+        netns=of_attachment.get("CNI_NETNS", ""),
+        ifname=of_attachment.get("CNI_IFNAME", ""),
+        args=parse_args(of_attachment.get("CNI_ARGS", "")),
         path=tuple(folder for folder in env.get("CNI_PATH", "").split(":") if folder),
         network=network,
         version=version,
@@ -148,13 +149,27 @@ def _serve(name: str, call: Call) -> bytes:
 
 def _add(plugin: Plugin, call: Call, prev: Result | None) -> bytes:
     conf = plugin.parse(call)
+    if plugin.CREATES_INTERFACE:
+        check_new_ifname(call.ifname, "CNI_IFNAME")
     host = _host(call, needed=True)
     try:
-        if plugin.CREATES_INTERFACE and host.sandbox is not None and host.sandbox.link(call.ifname) is not None:
-            raise CNIError(f"interface {call.ifname!r} already exists in sandbox {call.netns!r}", "DEL it first")
+        if plugin.CREATES_INTERFACE:
+            _refuse_second(call, host)
         return _added(plugin, conf, call, prev, host)
     finally:
         host.close()
+
+
+def _refuse_second(call: Call, host: Host) -> None:
+    """Refuse an ADD of what is there, before an IPAM plugin is asked: taking back that failure would cost the living its
+    address.
+    """
+    if host.sandbox is not None and host.sandbox.link(call.ifname) is not None:
+        raise CNIError(f"interface {call.ifname!r} already exists in sandbox {call.netns!r}", "DEL it first")
+    port = host.root.link(call.owner.host_veth)
+    if port is not None and port.alias == call.owner.label:
+        there = f"interface {call.ifname!r} of container {call.container_id!r} already exists in another sandbox"
+        raise CNIError(there, f"its host end is {port.name}; DEL it first")
 
 
 def _added(plugin: Plugin, conf: Any, call: Call, prev: Result | None, host: Host) -> bytes:
@@ -162,7 +177,7 @@ def _added(plugin: Plugin, conf: Any, call: Call, prev: Result | None, host: Hos
     from cni.net.execute import execute, undo
 
     ipam = _ipam(conf)
-    lease = delegate(ipam, call) if ipam else prev
+    lease = delegate(ipam, call) if ipam else None if plugin.CREATES_INTERFACE else prev
     done: list[Any] = []
     try:
         host.work()
@@ -172,6 +187,7 @@ def _added(plugin: Plugin, conf: Any, call: Call, prev: Result | None, host: Hos
         return render(plugin.report(conf, result, host), call.version)
     except BaseException:
         leftovers = undo(done, host)
+        host.rest()
         if ipam:
             leftovers += [error for error in [undo_add(ipam, call)] if error is not None]
         call.notes.extend(f"while taking back a failed ADD: {error}" for error in leftovers)
@@ -347,4 +363,4 @@ def _failed(name: str, version: str, error: CNIError, notes: list[str]) -> Reply
 
 
 def _lines(name: str, notes: list[str]) -> str:
-    return "".join(f"{name}: {note}\n" for note in notes)
+    return "".join(f"{name}: {printable(note)}\n" for note in notes)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import select
 import sys
+import time
 
 from cni.dispatch import Reply, about, dispatch
 from cni.registry import PLUGINS
@@ -21,6 +22,8 @@ STDIN_LIMIT = 16 << 20
 
 # VERSION may be asked by hand with nothing on stdin that ever ends; no runtime takes this long to write its few bytes.
 VERSION_PATIENCE_S = 1.0
+
+CANNOT_ANSWER = "the answer cannot be written, so nobody knows of the attachment: it is taken back\n"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -39,7 +42,12 @@ def main(argv: list[str] | None = None) -> int:
         reply = Reply(1, error_document(LATEST, failure.code, failure.msg, failure.details))
     else:
         reply = dispatch(name, dict(os.environ), stdin)
-    return _print(reply)
+    if _print(reply):
+        return reply.status
+    if verb == "ADD" and reply.status == 0:
+        undone = dispatch(name, {**os.environ, "CNI_COMMAND": "DEL"}, stdin)
+        _print(Reply(1, stderr=f"{name}: {CANNOT_ANSWER}{undone.stderr}"))
+    return 1
 
 
 def _known(name: str) -> bool:
@@ -60,11 +68,17 @@ def _usage(name: str) -> int:
 
 
 def _read_stdin(verb: str) -> bytes:
-    if verb == "VERSION" and (os.isatty(0) or not select.select([0], [], [], VERSION_PATIENCE_S)[0]):
+    if verb == "VERSION" and os.isatty(0):
         return b""
+    deadline = time.monotonic() + VERSION_PATIENCE_S
     chunks: list[bytes] = []
     size = 0
-    while chunk := os.read(0, 1 << 16):
+    while True:
+        if verb == "VERSION" and not select.select([0], [], [], max(0.0, deadline - time.monotonic()))[0]:
+            break
+        chunk = os.read(0, 1 << 16)
+        if not chunk:
+            break
         chunks.append(chunk)
         size += len(chunk)
         if size > STDIN_LIMIT:
@@ -72,7 +86,8 @@ def _read_stdin(verb: str) -> bytes:
     return b"".join(chunks)
 
 
-def _print(reply: Reply) -> int:
+def _print(reply: Reply) -> bool:
+    """Whether the answer could be written."""
     try:
         if reply.stderr:
             os.write(2, reply.stderr.encode("utf-8", "backslashreplace"))
@@ -83,8 +98,8 @@ def _print(reply: Reply) -> int:
         while rest:
             rest = rest[os.write(1, rest) :]
     except OSError:
-        return 1
-    return reply.status
+        return False
+    return True
 
 
 if __name__ == "__main__":

@@ -223,6 +223,7 @@ class FakeKernel:
         if name in self.namespace.links:
             return False
         bridge = FakeLink(0, name, "bridge", self.machine.mac(), mtu or 1500, up=True, vlan_filtering=vlan_filtering)
+        bridge.vlans = [Vlan(1, True, True)] if self.machine.filters_vlans else []
         self.namespace.add(bridge)
         return True
 
@@ -333,15 +334,31 @@ class FakeKernel:
 
     def set_vlans(self, name: str, remove: tuple[int, ...], pvid: int, tagged: tuple[tuple[int, int], ...]) -> None:
         port = self._must(name)
-        if not self.machine.filters_vlans:
-            return
-        if not port.master:
+        if not port.master or not self.machine.filters_vlans:
             raise refused(f"cannot set VLANs of bridge port {name}", errno.EOPNOTSUPP)
         kept = {vlan.vid: vlan for vlan in port.vlans if vlan.vid not in remove}
         kept.update({vid: Vlan(vid) for low, high in tagged for vid in range(low, high + 1)})
         if pvid:
             kept = {vid: Vlan(vid, False, vlan.untagged) for vid, vlan in kept.items()} | {pvid: Vlan(pvid, True, True)}
         port.vlans = [kept[vid] for vid in sorted(kept)]
+
+    def admit_vlan(self, bridge: str, vid: int, on: bool) -> None:
+        link = self._must(bridge)
+        if link.kind != "bridge" or not self.machine.filters_vlans:
+            raise refused(f"cannot {'add' if on else 'remove'} VLAN {vid} of bridge {bridge} itself", errno.EOPNOTSUPP)
+        kept = [vlan for vlan in link.vlans if vlan.vid != vid]
+        link.vlans = sorted([*kept, Vlan(vid)] if on else kept, key=lambda vlan: vlan.vid)
+
+    def create_vlan(self, name: str, lower: str, vid: int) -> bool:
+        words = f"cannot create {name}, VLAN {vid} of {lower}"
+        link = self._must(lower)
+        self._check(words, name, 0)
+        if name in self.namespace.links:
+            return False
+        if not link.up:
+            raise refused(words, errno.ENETDOWN)
+        self.namespace.add(FakeLink(0, name, "vlan", link.mac, link.mtu, up=True))
+        return True
 
     def _must(self, name: str, words: str = "") -> FakeLink:
         if name not in self.namespace.links:
@@ -797,11 +814,14 @@ class FakeHost:
     def alone(self) -> bool:
         return self.machine.at_work == [self]
 
+    def rest(self) -> None:
+        if self in self.machine.at_work:
+            self.machine.at_work.remove(self)
+
     def close(self) -> None:
         assert not self.closed, "closed twice"
         self.closed = True
-        if self in self.machine.at_work:
-            self.machine.at_work.remove(self)
+        self.rest()
         if self.sandbox_fd is not None:
             self.machine.close_fd(self.sandbox_fd)
             self.sandbox_fd = None

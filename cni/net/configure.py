@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from cni.net.ops import SANDBOX, AddAddress, AddRoute, AwaitDad, Plan, SetLink, SetSysctls
 from cni.spec.addresses import Cidr, Ip, is_v6
+from cni.spec.errors import ConfigError
 from cni.spec.result import SCOPE_LINK, Result, Route
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def plan_interface(ifname: str, lease: Result, dad: bool) -> Plan:
 def routes(lease: Result) -> list[Route]:
     """The lease's routes as they are installed: one without a next hop goes through the first gateway of its family, if
     there is one and its scope is not the link (where the kernel accepts none); the same route twice is one (the reference
-    fails on that)."""
+    fails on that). ConfigError for a next hop of the other family."""
     gateways: dict[bool, Ip] = {}
     for ip in lease.ips:
         if ip.gateway is not None:
@@ -41,6 +42,8 @@ def routes(lease: Result) -> list[Route]:
     installed: list[Route] = []
     for route in lease.routes:
         via = route.gw if route.gw is not None or route.scope == SCOPE_LINK else gateways.get(is_v6(route.dst))
+        if via is not None and is_v6(via) != is_v6(route.dst):
+            raise ConfigError(f"next hop {via} of route {route.dst} is of the other family")
         complete = Route(route.dst, via, route.mtu, route.advmss, route.priority, route.table, route.scope)
         if complete not in installed:
             installed.append(complete)

@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from cni.net import ops
-from cni.net.kernel import random_mac
 from cni.nft import ops as rules
 from cni.spec.errors import CNIError, KernelError, UnsupportedField
 
@@ -77,26 +76,22 @@ def _create_veth(op: ops.CreateVeth, host: Host) -> bool:
     return True
 
 
-def _create_vlan_gateway(op: ops.CreateVlanGateway, host: Host) -> bool:
-    if host.root.link(op.name) is not None:
-        return False
-    label = f"podwire gateway of VLAN {op.vid} on {op.bridge}"
-    port = {"hairpin": False, "isolated": False}
-    host.root.create_veth(op.port, random_mac(), 0, op.bridge, label, port, op.name, random_mac(), peer_fd=None)
-    try:
-        old = tuple(vlan.vid for vlan in host.root.vlans(op.port) if vlan.vid != op.vid)
-        host.root.set_vlans(op.port, old, op.vid, ())
-        host.root.set_link(op.name, up=True)
-    except BaseException:
-        host.root.delete_link(op.port)
-        raise
+def _admit_vlan(op: ops.AdmitVlan, host: Host) -> bool:
+    host.root.admit_vlan(op.bridge, op.vid, True)
     return True
 
 
-def _unused(bridge: str, host: Host, but: str = "") -> bool:
-    """Whether a bridge is there and has no port other than ``but``."""
+def _expel_vlan(op: ops.ExpelVlan, host: Host) -> bool:
+    if not _unused(op.bridge, host):
+        return False
+    host.root.admit_vlan(op.bridge, op.vid, False)
+    return True
+
+
+def _unused(bridge: str, host: Host) -> bool:
+    """Whether a bridge is there and has no port."""
     seen = host.root.link(bridge)
-    return seen is not None and all(link.master != seen.index or link.name == but for link in host.root.links())
+    return seen is not None and all(link.master != seen.index for link in host.root.links())
 
 
 def _delete_unused_bridge(op: ops.DeleteUnusedBridge, host: Host) -> bool:
@@ -104,7 +99,7 @@ def _delete_unused_bridge(op: ops.DeleteUnusedBridge, host: Host) -> bool:
 
 
 def _drop_vlan_gateway(op: ops.DropVlanGateway, host: Host) -> bool:
-    return _unused(op.bridge, host, but=op.port) and host.root.delete_link(op.name)
+    return _unused(op.bridge, host) and host.root.delete_link(op.name)
 
 
 def _drop_gateway(op: ops.DropGateway, host: Host) -> bool:
@@ -113,7 +108,13 @@ def _drop_gateway(op: ops.DropGateway, host: Host) -> bool:
 
 def _create_bridge(op: ops.CreateBridge, host: Host) -> bool:
     with _asked_for_by(op.keys):
-        return host.root.create_bridge(op.name, op.mtu, op.vlan_filtering)
+        if host.root.create_bridge(op.name, op.mtu, op.vlan_filtering):
+            return True
+        made = host.root.link(op.name)  # by somebody who was faster, and may have wanted another bridge
+        if made is None or made.kind != "bridge":
+            raise CNIError(f"{op.name!r} already exists but is not a bridge", "name another bridge, or remove it")
+        host.root.set_link(op.name, up=True, vlan_filtering=op.vlan_filtering or None)
+        return False
 
 
 def _set_link(op: ops.SetLink, host: Host) -> bool:
@@ -196,11 +197,17 @@ def _run_iptables(op: rules.RunIptables, host: Host) -> bool:
     return True
 
 
+def _fail(op: rules.Unread, host: Host) -> bool:
+    raise CNIError(op.msg, op.details, op.code)
+
+
 APPLY: dict[type[Any], Callable[[Any, Host], bool]] = {
     ops.CreateBridge: _create_bridge,
     ops.DeleteUnusedBridge: _delete_unused_bridge,
     ops.CreateVeth: _create_veth,
-    ops.CreateVlanGateway: _create_vlan_gateway,
+    ops.AdmitVlan: _admit_vlan,
+    ops.ExpelVlan: _expel_vlan,
+    ops.CreateVlanGateway: lambda op, host: host.root.create_vlan(op.name, op.bridge, op.vid),
     ops.DeleteLink: lambda op, host: host.kernel(op.side).delete_link(op.name),
     ops.SetLink: _set_link,
     ops.PinMac: _pin_mac,
@@ -217,4 +224,5 @@ APPLY: dict[type[Any], Callable[[Any, Host], bool]] = {
     ops.Announce: _announce,
     rules.RunNft: _run_nft,
     rules.RunIptables: _run_iptables,
+    rules.Unread: _fail,
 }

@@ -16,7 +16,15 @@ if TYPE_CHECKING:
 
 def with_gateways(ips: Sequence[AssignedIp], interface: int, wanted: bool) -> tuple[AssignedIp, ...]:
     """The lease's addresses as the result lists them: on ``interface``, with the first address of the subnet as the gateway
-    where one is ``wanted`` and the lease names none."""
+    where one is ``wanted`` and the lease names none.
+
+    ConfigError for a gateway of the other family, and for the unspecified address.
+    """
+    for ip in ips:
+        if ip.address.ip.is_unspecified:  # the kernel takes 0.0.0.0, and sets nothing
+            raise ConfigError(f"{ip.address} is no address for an interface")
+        if ip.gateway is not None and is_v6(ip.gateway) != is_v6(ip.address):
+            raise ConfigError(f"gateway {ip.gateway} of address {ip.address} is of the other family")
     return tuple(AssignedIp(ip.address, ip.gateway or (_first_of(ip.address) if wanted else None), interface) for ip in ips)
 
 
@@ -44,7 +52,8 @@ def plan_gateways(ifname: str, bridge: str, wanted: Sequence[Cidr], present: Seq
             )
         plan.append(DeleteAddress(side=HOST, ifname=ifname, address=address))
     missing = [address for address in wanted if address not in present]
-    return plan + [AddGateway(ifname=ifname, bridge=bridge, address=address) for address in missing]
+    replaces = bool(plan)
+    return plan + [AddGateway(ifname=ifname, bridge=bridge, address=address, replaces=replaces) for address in missing]
 
 
 def _in_the_way(present: Cidr, gateway: Cidr) -> bool:

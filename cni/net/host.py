@@ -92,7 +92,7 @@ class Host:
                 packets.send(announce.frame(mac, address))
 
     def work(self) -> None:
-        """Say that this call changes shared things (bridge, tables) until ``close``: any number of calls may.
+        """Say that this call changes shared things (bridge, tables) until ``rest``: any number of calls may.
 
         A failed ADD takes back a bridge that it made only while no other call is at work, see ``alone``. Without a place for
         the lock (a read-only /run) calls work all the same, and nothing shared is ever taken back.
@@ -105,10 +105,10 @@ class Host:
             self._lock = os.open(f"{LOCK_FOLDER}/work-{inode}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             fcntl.flock(self._lock, fcntl.LOCK_SH)
         except OSError:
-            self._unlock()
+            self.rest()
 
     def alone(self) -> bool:
-        """Whether this call, which is at work, is the only one; then no other begins until ``close``."""
+        """Whether this call, which is at work, is the only one; then no other begins until ``rest``."""
         if self._lock is None:
             return False
         try:
@@ -126,9 +126,10 @@ class Host:
         if self.sandbox_fd is not None:
             os.close(self.sandbox_fd)
             self.sandbox_fd = None
-        self._unlock()
+        self.rest()
 
-    def _unlock(self) -> None:
+    def rest(self) -> None:
+        """End ``work``."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None

@@ -30,6 +30,9 @@ RTPROT_STATIC = 4
 RT_SCOPE_UNIVERSE = 0
 RTN_UNICAST = 1
 
+# BRIDGE_FLAGS_SELF: the bridge itself, not the bridge that a port belongs to.
+_BRIDGE_SELF = 2
+
 # RTEXT_FILTER_*: ask for a bridge port's VLANs; leave out the statistics that nobody here reads.
 _EXT_VLAN, _EXT_COMPRESSED, _EXT_NO_STATS = 2, 4, 8
 
@@ -288,6 +291,27 @@ class Kernel:
         ]
         if requests:
             self._run(f"cannot set VLANs of bridge port {name}", *requests)
+
+    def admit_vlan(self, bridge: str, vid: int, on: bool) -> None:
+        """Let frames of a VLAN reach the bridge itself, tagged, or no longer."""
+        entries = [["IFLA_BRIDGE_FLAGS", _BRIDGE_SELF], ["IFLA_BRIDGE_VLAN_INFO", {"flags": 0, "vid": vid}]]
+        fields = {"family": socket.AF_BRIDGE, "index": self._index(bridge)}
+        request = Request(m.RTM_SETLINK if on else m.RTM_DELLINK, 0, fields, [["IFLA_AF_SPEC", {"attrs": entries}]])
+        self._run(f"cannot {'add' if on else 'remove'} VLAN {vid} of bridge {bridge} itself", request)
+
+    def create_vlan(self, name: str, lower: str, vid: int) -> bool:
+        """Create the 802.1Q interface of a link's VLAN and bring it up; False when one of the name is there already.
+
+        It has the hardware address and the MTU of ``lower`` and follows them.
+        """
+        data = {"attrs": [["IFLA_VLAN_ID", vid]]}
+        attrs: list[Any] = [
+            ["IFLA_IFNAME", name],
+            ["IFLA_LINK", self._index(lower)],
+            ["IFLA_LINKINFO", {"attrs": [["IFLA_INFO_KIND", "vlan"], ["IFLA_INFO_DATA", data]]}],
+        ]
+        request = Request(m.RTM_NEWLINK, m.NLM_F_CREATE | m.NLM_F_EXCL, {"flags": IFF_UP, "change": IFF_UP}, attrs)
+        return self._create(f"cannot create {name}, VLAN {vid} of {lower}", request)
 
     # The wire.
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import signal
 import socket
 from contextlib import contextmanager
 from fcntl import ioctl
@@ -23,8 +24,14 @@ OWN = "/proc/thread-self/ns/net"
 
 _CLONE_NEWNET = 0x40000000
 _NS_GET_NSTYPE = 0xB703
+_PR_SET_PDEATHSIG = 1
 
 _libc = ctypes.CDLL(None, use_errno=True)
+
+
+def die_with_parent() -> None:
+    """For a process that was just started: end when the one that started it does, be it by SIGKILL."""
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def open_sandbox(path: str) -> int:

@@ -93,14 +93,39 @@ class CreateVeth(Op, frozen=True, kw_only=True):
         return DeleteLink(side=HOST, name=self.name)
 
 
+class AdmitVlan(Op, frozen=True, kw_only=True):
+    """Let frames of a VLAN reach the bridge itself, tagged. Planned only where they do not yet."""
+
+    shared: bool = True
+    bridge: str
+    vid: int
+
+    def describe(self) -> str:
+        return f"let VLAN {self.vid} reach {self.bridge} itself"
+
+    def inverse(self) -> Op | None:
+        return ExpelVlan(bridge=self.bridge, vid=self.vid)
+
+
+class ExpelVlan(Op, frozen=True, kw_only=True):
+    """Keep a VLAN from a bridge that has no port."""
+
+    bridge: str
+    vid: int
+
+    def describe(self) -> str:
+        return f"keep VLAN {self.vid} from {self.bridge} itself if nothing is attached to it"
+
+
 class CreateVlanGateway(Op, frozen=True, kw_only=True):
-    """Create ``<bridge>.<vid>`` on the host: one end of a veth pair whose other end is an untagged port of the bridge in
-    that VLAN.
+    """Create ``<bridge>.<vid>``, the host's 802.1Q interface in a VLAN that reaches the bridge itself (AdmitVlan).
+
+    The reference makes a veth pair with one end in the bridge. With bridge-nf-call-iptables on, which Kubernetes asks for, a
+    packet then meets the host's rules twice, first as one that is bridged: masquerade takes it there, for good and in vain.
     """
 
     shared: bool = True
     name: str
-    port: str
     bridge: str
     vid: int
 
@@ -108,18 +133,17 @@ class CreateVlanGateway(Op, frozen=True, kw_only=True):
         return f"create {self.name}, the host's interface in VLAN {self.vid} of {self.bridge}"
 
     def inverse(self) -> Op | None:
-        return DropVlanGateway(name=self.name, port=self.port, bridge=self.bridge)
+        return DropVlanGateway(name=self.name, bridge=self.bridge)
 
 
 class DropVlanGateway(Op, frozen=True, kw_only=True):
-    """Delete the host's interface in a VLAN of a bridge that has no other port."""
+    """Delete the host's interface in a VLAN of a bridge that has no port."""
 
     name: str
-    port: str
     bridge: str
 
     def describe(self) -> str:
-        return f"delete {self.name} if nothing else is attached to {self.bridge}"
+        return f"delete {self.name} if nothing is attached to {self.bridge}"
 
 
 class DeleteLink(Op, frozen=True, kw_only=True):
@@ -190,17 +214,23 @@ class AddAddress(Op, frozen=True, kw_only=True):
 
 
 class AddGateway(Op, frozen=True, kw_only=True):
-    """Give the host's side of the network a gateway address that all attachments to ``bridge`` share."""
+    """Give the host's side of the network a gateway address that all attachments to ``bridge`` share.
+
+    ``replaces`` says that another address made room for it (forceAddress): taken back, it must not stay beside that one.
+    """
 
     shared: bool = True
     ifname: str
     bridge: str
     address: Cidr
+    replaces: bool = False
 
     def describe(self) -> str:
         return f"add gateway address {self.address} to {self.ifname}"
 
     def inverse(self) -> Op | None:
+        if self.replaces:
+            return DeleteAddress(side=Side.HOST, ifname=self.ifname, address=self.address)
         return DropGateway(ifname=self.ifname, bridge=self.bridge, address=self.address)
 
 

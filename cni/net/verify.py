@@ -42,7 +42,10 @@ def own(prev: Result, ifname: str) -> Result:
 
 
 def link(seen: Link | None, ifname: str, kind: str, wanted: Interface | None, mtu: int = 0) -> list[str]:
-    """Problems of the sandbox's link: gone, of another kind, down, another hardware address or MTU."""
+    """Problems of the sandbox's link: gone, of another kind, down, another hardware address, a larger MTU.
+
+    A smaller MTU is what a later plugin (tuning) sets without telling it in the result.
+    """
     if seen is None:
         return [f"interface {ifname} is gone from the sandbox"]
     problems = []
@@ -53,7 +56,7 @@ def link(seen: Link | None, ifname: str, kind: str, wanted: Interface | None, mt
     if wanted is not None and wanted.mac and wanted.mac.lower() != seen.mac:
         problems.append(f"interface {ifname} has MAC address {seen.mac}, ADD gave it {wanted.mac.lower()}")
     expected_mtu = (wanted.mtu if wanted is not None else 0) or mtu
-    if expected_mtu and seen.mtu != expected_mtu:
+    if expected_mtu and seen.mtu > expected_mtu:
         problems.append(f"interface {ifname} has MTU {seen.mtu}, ADD gave it {expected_mtu}")
     return problems
 

@@ -12,17 +12,20 @@ but a transaction that the kernel refuses takes 8 to 16 ms, however small it is.
 
 from __future__ import annotations
 
+from socket import AF_NETLINK, SOCK_RAW, socket
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from cni.nft.listing import parse_get
-from cni.spec.errors import CNIError
+from cni.spec.errors import CNIError, Unusable
 
 if TYPE_CHECKING:
     from nftables import Nftables
 
 Object = dict[str, Any]
+
+_NETLINK_NETFILTER = 12
 
 
 class NftError(CNIError):
@@ -109,14 +112,16 @@ class Nft:
 
 
 def _open() -> Nftables:
+    try:  # libnftables ends the process, without a word to its caller, where this socket cannot be made
+        socket(AF_NETLINK, SOCK_RAW, _NETLINK_NETFILTER).close()
+    except OSError as error:
+        raise Unusable("cannot use nftables", f"{error.strerror}: does this kernel have nfnetlink and nf_tables?") from error
     try:
         from nftables import Nftables
 
         context = Nftables()
     except (ImportError, OSError) as error:
-        raise NftError(
-            "cannot load libnftables", f"{error}; install the package libnftables1, or choose ipMasqBackend iptables"
-        ) from error
+        raise Unusable("cannot load libnftables", f"{error}; install the package libnftables1") from error
     context.set_handle_output(True)
     context.set_numeric_proto_output(True)
     return context

@@ -102,6 +102,8 @@ class Iptables:
 def _run(argv: list[str], text: str, attempted: str) -> CompletedProcess[str]:
     import subprocess
 
+    from cni.net.netns import die_with_parent
+
     try:
         return subprocess.run(
             argv,
@@ -111,6 +113,7 @@ def _run(argv: list[str], text: str, attempted: str) -> CompletedProcess[str]:
             errors="replace",
             timeout=TIMEOUT_S,
             env={"PATH": ":".join(FOLDERS), "LC_ALL": "C"},
+            preexec_fn=die_with_parent,  # or it may wait for the lock, and write its rules after the DEL that followed
             check=False,
         )
     except OSError as error:

@@ -202,7 +202,7 @@ def _look_elements(doors: Doors, facts: Facts) -> Facts:
 
 
 def _forget(label: str, address: str, subnets: Iterable[str]) -> RunNft:
-    return RunNft(text=masq.remove(label, ip_address(address), subnets), what=f"no longer masquerade {address}", yields=True)
+    return RunNft(text=masq.remove(label, ip_address(address), subnets), what=f"end the masquerade of {address}", yields=True)
 
 
 def _sweep(seen: Table, gone: Iterable[str]) -> Plan:

@@ -7,15 +7,19 @@ all. Callers put ``RunNft`` and ``RunIptables`` into plans; ``cni.net.execute`` 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
-from cni.spec.errors import TryAgain
+from cni.spec.errors import CNIError, TryAgain, Unusable
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from cni.nft.apply import Nft
     from cni.nft.iptables import Iptables
+
+Seen = TypeVar("Seen")
 
 # A text and its alternative exclude each other, so the first or second try succeeds unless others change the same
 # element all the time. More tries than that are a fault somewhere else.
@@ -65,6 +69,37 @@ class RunIptables(msgspec.Struct, frozen=True, kw_only=True):
         if not self.undo:
             return None
         return RunIptables(v6=self.v6, text=self.undo, what=f"undo: {self.what}", legacy=self.legacy)
+
+
+class Unread(msgspec.Struct, frozen=True, kw_only=True):
+    """Fail with what kept packet rules from being read; it stands in a plan so that all else of the plan is done."""
+
+    msg: str
+    details: str
+    code: int
+    shared: bool = False
+
+    def describe(self) -> str:
+        """The operation in words."""
+        return f"report that packet rules could not be read: {self.msg}"
+
+    def inverse(self) -> None:
+        """Nothing was done."""
+
+
+def attempt(look: Callable[[], Seen], instead: Seen, wanted: bool, notes: list[str]) -> tuple[Seen, list[Unread]]:
+    """What ``look`` sees, for DEL and GC: a failure becomes ``instead`` and an operation, and keeps nothing else from being
+    removed.
+
+    A host without nftables is none to a configuration that does not ask for it (``wanted``).
+    """
+    try:
+        return look(), []
+    except CNIError as error:
+        if isinstance(error, Unusable) and not wanted:
+            notes.append(f"packet rules were not looked for: {error}")
+            return instead, []
+        return instead, [Unread(msg=error.msg, details=error.details, code=error.code)]
 
 
 def apply_nft(op: RunNft, nft: Nft) -> None:

@@ -112,7 +112,7 @@ def plan_del(owner: Owner, facts: Facts) -> list[RunNft]:
         known = facts.table.macs(veth) if facts.table is not None else ()
         if facts.table is None or known or veth in facts.table.guarded:
             text = remove(veth, {*facts.macs, *known})
-            plan.append(RunNft(text=text, what=f"no longer check what {veth} sends from", yields=True))
+            plan.append(RunNft(text=text, what=f"remove the MAC spoof check of {veth}", yields=True))
     if facts.reference is not None:
         plan.append(reference.remove_spoof(facts.reference))
     return plan

@@ -7,6 +7,8 @@ never silently ineffective; CHECK looks at everything that ADD did; GC and STATU
 
 from __future__ import annotations
 
+from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import msgspec
@@ -18,6 +20,7 @@ from cni.net.facts import Link, RouteSeen, Vlan
 from cni.net.ops import (
     HOST,
     SANDBOX,
+    AdmitVlan,
     Announce,
     AwaitPort,
     CreateBridge,
@@ -32,13 +35,16 @@ from cni.net.ops import (
 )
 from cni.net.vlans import Trunk
 from cni.nft import masquerade, spoof
+from cni.nft.ops import Unread, attempt
 from cni.spec.addresses import Cidr, Mac, is_v6, parse_mac
-from cni.spec.conf import Dns, Ipam, NetConf, check_ifname, read
+from cni.spec.conf import Dns, Ipam, NetConf, check_ifname, check_new_ifname, read
 from cni.spec.errors import CNIError, ConfigError, EnvError, LimitedConnectivity, NotAvailable
 from cni.spec.owner import PREFIX, Owner, of_network
 from cni.spec.result import Interface, Result
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from cni.net.host import Host
     from cni.spec.call import Call
 
@@ -155,6 +161,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
 
     bridge: Link | None = None
     accept_ra: str = ""
+    bridge_vlans: tuple[Vlan, ...] = ()
+    gateway_accept_ra: str = ""
     gateway_link: Link | None = None
     gateway_addresses: tuple[Cidr, ...] = ()
     container: Link | None = None
@@ -166,6 +174,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     same_sandbox: bool = True
     masquerade: masquerade.Facts
     spoof: spoof.Facts
+    unread: tuple[Unread, ...] = ()
 
 
 def parse(call: Call) -> Conf:
@@ -185,32 +194,45 @@ def look(conf: Conf, call: Call, host: Host, known: Result | None) -> Facts:
     """The bridge, the attachment's two ends and its packet rules. ``known`` is the lease or prevResult."""
     container = host.sandbox.link(call.ifname) if host.sandbox is not None else None
     addresses = host.sandbox.addresses(call.ifname) if host.sandbox is not None and container is not None else ()
-    if container is not None and container.peer_index:
-        host_veth = host.root.link_at(container.peer_index)
-    else:
-        host_veth = host.root.link(call.owner.host_veth)
+    host_veth = host.root.link(call.owner.host_veth)
+    if (host_veth is None or host_veth.alias != call.owner.label) and container is not None and container.peer_elsewhere:
+        host_veth = host.root.link_at(container.peer_index)  # made by another suite, or renamed
     ips = [ip.address for ip in known.ips] if known is not None else []
     if call.verb == "DEL":  # what is really there too: prevResult may be missing, or of an earlier attachment of the name
         ips += [address for address in addresses if not address.ip.is_link_local]
     pod_addresses = tuple(dict.fromkeys(ips))
-    macs = [call.owner.mac("container")]
-    macs += [entry.mac.lower() for entry in (known.interfaces if known is not None else ()) if entry.mac and entry.sandbox]
-    macs += [container.mac] if container is not None else []
+
+    def of_masquerade() -> masquerade.Facts:
+        return masquerade.look(host, call.owner, pod_addresses, conf.ip_masq, conf.backend, call.verb)
+
+    def of_spoof() -> spoof.Facts:
+        return spoof.look(host, call.owner, conf.macspoofchk, call.verb, _macs(conf, call, container, known))
+
+    if call.verb == "DEL":
+        masqueraded, unread = attempt(of_masquerade, masquerade.Facts(), conf.ip_masq, call.notes)
+        checked, unread_too = attempt(of_spoof, spoof.Facts(), conf.macspoofchk, call.notes)
+        return Facts(
+            container=container,
+            host_veth=host_veth,
+            masquerade=masqueraded,
+            spoof=checked,
+            unread=tuple(dict.fromkeys(unread + unread_too)),
+        )
     seen = Facts(
         container=container,
         container_addresses=addresses,
         host_veth=host_veth,
-        masquerade=masquerade.look(host, call.owner, pod_addresses, conf.ip_masq, conf.backend, call.verb),
-        spoof=spoof.look(host, call.owner, conf.macspoofchk, call.verb, tuple(dict.fromkeys(macs))),
+        masquerade=of_masquerade(),
+        spoof=of_spoof(),
     )
-    if call.verb == "DEL":
-        return seen
     link = host.root.link(conf.gateway_link)
     checking = call.verb == "CHECK"
     return msgspec.structs.replace(
         seen,
         bridge=host.root.link(conf.bridge),
         accept_ra=host.sysctl(HOST, f"net/ipv6/conf/{conf.bridge}/accept_ra") or "",
+        bridge_vlans=host.root.vlans(conf.bridge) if conf.vlan and conf.gateway and link is None else (),
+        gateway_accept_ra=host.sysctl(HOST, f"net/ipv6/conf/{conf.gateway_link}/accept_ra") or "" if conf.vlan else "",
         gateway_link=link,
         gateway_addresses=host.root.addresses(conf.gateway_link) if conf.gateway and link is not None else (),
         container_routes=host.sandbox.routes(call.ifname) if checking and host.sandbox is not None else (),
@@ -280,16 +302,24 @@ def plan_del(conf: Conf, call: Call, facts: Facts) -> Plan:
     """
     plan: Plan = []
     container, host_veth = facts.container, facts.host_veth
-    others = host_veth is not None and host_veth.alias.startswith(PREFIX + "/") and host_veth.alias != call.owner.label
-    if container is not None and container.kind == "veth" and not others:
-        plan.append(DeleteLink(side=SANDBOX, name=call.ifname))
-    elif container is not None:
-        call.notes.append(f"interface {call.ifname} in the sandbox is not of this attachment and stays")
-    elif host_veth is not None and host_veth.alias == call.owner.label:
+    peers = (
+        host_veth is not None
+        and container is not None
+        and container.peer_elsewhere  # an index alone may be of a link beside it
+        and container.peer_index == host_veth.index
+    )
+    stays = container is not None and not peers
+    if host_veth is not None and host_veth.alias == call.owner.label:
         plan.append(DeleteLink(side=HOST, name=host_veth.name))
+    elif host_veth is not None and peers and not host_veth.alias.startswith(PREFIX + "/"):
+        plan.append(DeleteLink(side=SANDBOX, name=call.ifname))
+    else:
+        stays = container is not None
+    if stays:
+        call.notes.append(f"interface {call.ifname} in the sandbox is not of this attachment and stays")
     plan += masquerade.plan_del(call.owner, facts.masquerade)
     plan += spoof.plan_del(call.owner, facts.spoof)
-    return plan
+    return [*plan, *facts.unread]
 
 
 def check(conf: Conf, call: Call, facts: Facts, prev: Result) -> list[str]:
@@ -326,8 +356,11 @@ def plan_gc(conf: Conf, call: Call, keep: frozenset[Owner], host: Host) -> Plan:
         for link in host.root.links()
         if of_network(link.alias, call.network) and link.alias not in labels
     ]
-    plan += masquerade.plan_gc(host, call.network, keep)
-    plan += spoof.plan_gc(host, call.network, keep)
+    looks: list[tuple[Callable[..., Plan], bool]] = [(masquerade.plan_gc, conf.ip_masq), (spoof.plan_gc, conf.macspoofchk)]
+    for look_gc, wanted in looks:
+        nothing: Plan = []
+        removal, unread = attempt(partial(look_gc, host, call.network, keep), nothing, wanted, call.notes)
+        plan += [*removal, *unread]
     return plan
 
 
@@ -349,7 +382,7 @@ def status(conf: Conf, call: Call, host: Host) -> None:
 
 
 def _validate(conf: Conf) -> None:
-    check_ifname(conf.bridge, "key 'bridge'", ConfigError)
+    check_new_ifname(conf.bridge, "key 'bridge'", ConfigError)
     if conf.mtu and conf.mtu not in MTU_RANGE:
         raise ConfigError(f"invalid mtu {conf.mtu}: expected {MTU_RANGE.start} to {MTU_RANGE.stop - 1}")
     if conf.hairpin_mode and conf.promisc_mode:
@@ -370,12 +403,29 @@ def _container_mac(conf: Conf, call: Call) -> str:
     given = conf.runtime_config.mac or conf.args.cni.mac
     if given:
         return str(given)
-    if "MAC" in call.args:
+    if call.args.get("MAC"):
         try:
             return str(parse_mac(call.args["MAC"]))
         except ValueError as error:
             raise EnvError(f"invalid MAC in CNI_ARGS: {error}") from error
     return call.owner.mac("container")
+
+
+def _macs(conf: Conf, call: Call, container: Link | None, known: Result | None) -> tuple[str, ...]:
+    """Every hardware address that the pod may have been given; none when nobody knows what ADD chose.
+
+    prevResult is only a hint here: what is no address in it is left out.
+    """
+    told = [entry.mac for entry in (known.interfaces if known is not None else ()) if entry.sandbox]
+    told += [container.mac] if container is not None else []
+    if not told:
+        return ()
+    told += [str(conf.runtime_config.mac or ""), str(conf.args.cni.mac or ""), call.args.get("MAC", "")]
+    macs = [call.owner.mac("container")]
+    for text in told:
+        with suppress(ValueError):
+            macs.append(str(parse_mac(text)))
+    return tuple(dict.fromkeys(macs))
 
 
 def _result(conf: Conf, call: Call, lease: Result) -> Result:
@@ -396,8 +446,7 @@ def _result(conf: Conf, call: Call, lease: Result) -> Result:
 
 
 def _plan_bridge(conf: Conf, bridge: Link | None, accept_ra: str) -> Plan:
-    key = f"net/ipv6/conf/{conf.bridge}/accept_ra"
-    quiet = SetSysctls(shared=True, side=HOST, values=((key, "0"),), before=((key, accept_ra),) if bridge and accept_ra else ())
+    quiet = _no_router_advertisements(conf.bridge, accept_ra if bridge else "")
     if bridge is None:
         create = CreateBridge(name=conf.bridge, mtu=conf.mtu, vlan_filtering=conf.filters_vlans, keys=conf.vlan_keys)
         plan: Plan = [create, quiet]
@@ -413,6 +462,12 @@ def _plan_bridge(conf: Conf, bridge: Link | None, accept_ra: str) -> Plan:
     }
     changes = {key: value for key, value in wanted.items() if value is not None}
     return [quiet] + ([SetLink(shared=True, side=HOST, name=conf.bridge, keys=conf.vlan_keys, **changes)] if changes else [])
+
+
+def _no_router_advertisements(link: str, before: str) -> SetSysctls:
+    """A pod must not be able to give the host routes (CVE-2020-10749)."""
+    key = f"net/ipv6/conf/{link}/accept_ra"
+    return SetSysctls(shared=True, side=HOST, values=((key, "0"),), before=((key, before),) if before else ())
 
 
 def _plan_port(conf: Conf, call: Call, result: Result) -> Plan:
@@ -439,13 +494,17 @@ def _plan_port(conf: Conf, call: Call, result: Result) -> Plan:
 def _plan_gateway(conf: Conf, call: Call, facts: Facts, result: Result) -> Plan:
     wanted = gateway.gateway_cidrs(result)
     plan: Plan = []
-    if conf.vlan and facts.gateway_link is None:
-        port = "veth" + call.owner.digest(f"gateway {conf.gateway_link}").hex()[:8]
-        plan.append(CreateVlanGateway(name=conf.gateway_link, port=port, bridge=conf.bridge, vid=conf.vlan))
-    elif facts.gateway_link is not None and not facts.gateway_link.up and conf.vlan:
-        plan.append(SetLink(shared=True, side=HOST, name=conf.gateway_link, up=True))
+    if conf.vlan:
+        if facts.gateway_link is None:
+            # In this order a call that is killed in between leaves no interface that looks finished and is not.
+            if conf.vlan not in [vlan.vid for vlan in facts.bridge_vlans]:
+                plan.append(AdmitVlan(bridge=conf.bridge, vid=conf.vlan))
+            plan.append(CreateVlanGateway(name=conf.gateway_link, bridge=conf.bridge, vid=conf.vlan))
+        elif not facts.gateway_link.up:
+            plan.append(SetLink(shared=True, side=HOST, name=conf.gateway_link, up=True))
+        plan.append(_no_router_advertisements(conf.gateway_link, facts.gateway_accept_ra))
     plan += gateway.plan_gateways(conf.gateway_link, conf.bridge, wanted, facts.gateway_addresses, conf.force_address)
-    if facts.bridge is not None and not conf.vlan and any(address not in facts.gateway_addresses for address in wanted):
+    if facts.bridge is not None and any(address not in facts.gateway_addresses for address in wanted):
         plan.append(PinMac(name=conf.bridge))
     return plan
 
@@ -473,8 +532,8 @@ def _check_port(conf: Conf, facts: Facts) -> list[str]:
         problems.append(f"{port.name} is not a port of bridge {conf.bridge}")
     if not port.up:
         problems.append(f"{port.name} is down")
-    if facts.container is not None and port.mtu != facts.container.mtu:
-        problems.append(f"{port.name} has MTU {port.mtu}, its peer in the sandbox {facts.container.mtu}")
+    if conf.mtu and port.mtu != conf.mtu:
+        problems.append(f"{port.name} has MTU {port.mtu}, expected {conf.mtu}")
     for what, wanted, seen in (
         ("hairpin mode", conf.hairpin_mode, port.hairpin),
         ("port isolation", conf.port_isolation, port.isolated),

@@ -88,8 +88,8 @@ def decode_document(stdin: bytes) -> dict[str, Any]:
 
 
 def _decode_leniently(stdin: bytes, refusal: Exception) -> Any:
-    """What msgspec refuses and Go takes: huge numbers and lone surrogates, in keys that nobody reads. Anything else is an
-    error.
+    """What msgspec refuses and Go takes: huge numbers, and half a surrogate pair, which Go replaces (U+FFFD). Anything else is
+    an error.
     """
     import json  # only after a refusal: 8 ms
 
@@ -97,7 +97,8 @@ def _decode_leniently(stdin: bytes, refusal: Exception) -> Any:
         raise ValueError(f"{name} is not JSON")
 
     try:
-        return json.loads(stdin.decode("utf-8"), parse_constant=no_constant)
+        text = json.dumps(json.loads(stdin.decode("utf-8"), parse_constant=no_constant), ensure_ascii=False)
+        return json.loads(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
     except RecursionError as error:
         raise DecodeError("cannot decode the network configuration on stdin as JSON", "nested too deeply") from error
     except ValueError as error:
@@ -105,11 +106,11 @@ def _decode_leniently(stdin: bytes, refusal: Exception) -> Any:
 
 
 def lookup(document: dict[str, Any], key: str) -> Any:
-    """A key's value as Go finds it: the exact key, else one that differs in case only, else None."""
+    """A key's value as Go finds it: the exact key, else the last that differs in case only, else None."""
     if key in document:
         return document[key]
     folded = key.casefold()
-    return next((value for name, value in document.items() if name.casefold() == folded), None)
+    return next((value for name, value in reversed(document.items()) if name.casefold() == folded), None)
 
 
 def text_at(document: dict[str, Any], key: str) -> str:
@@ -182,6 +183,15 @@ def check_ifname(ifname: str, what: str = "interface name", error: type[Exceptio
     return ifname
 
 
+def check_new_ifname(ifname: str, what: str = "interface name", error: type[Exception] = EnvError) -> str:
+    """The name of an interface that can be made under exactly this name: the kernel takes ``%d`` for a template, and ``all``
+    and ``default`` for the sysctls of every interface.
+    """
+    if "%" in ifname or ifname in ("all", "default"):
+        raise error(f"{what} {ifname!r} cannot be the name of a new interface")
+    return check_ifname(ifname, what, error)
+
+
 def _fold(value: Any, kind: Any, where: str, notes: list[str]) -> Any:
     """Bring a document into the shape msgspec expects: canonical keys, no nulls, unset addresses left out."""
     kind = _without_none(kind)
@@ -209,7 +219,8 @@ def _fold_object(value: dict[str, Any], kind: type[msgspec.Struct], where: str, 
 
 
 def _note_unknown(key: str, kind: type[msgspec.Struct], fields: dict[str, Any], where: str, notes: list[str]) -> None:
-    if getattr(kind, "OPEN", False) or key in COMMON_KEYS:
+    # The common keys belong to the whole configuration; in a part of it they are as misspelt as any other.
+    if getattr(kind, "OPEN", False) or (key in COMMON_KEYS and issubclass(kind, NetConf)):
         return
     from difflib import get_close_matches  # seldom needed, and 5 ms to import
 

@@ -90,6 +90,10 @@ class LimitedConnectivity(CNIError):
     code = 51
 
 
+class Unusable(CNIError):
+    """A facility of this host is missing altogether: a library, a part of the kernel."""
+
+
 class CheckFailed(CNIError):
     """CHECK found the attachment changed; the message lists every problem."""
 

@@ -20,6 +20,9 @@ from cni.spec.errors import ConfigError
 # A route's scope when its destination is on the link itself (rtnetlink's RT_SCOPE_LINK).
 SCOPE_LINK = 253
 
+Uint8 = Annotated[int, Meta(ge=0, le=0xFF)]
+Uint32 = Annotated[int, Meta(ge=0, le=0xFFFFFFFF)]
+
 
 class Interface(msgspec.Struct, frozen=True, kw_only=True):
     """An interface of the attachment; ``sandbox`` is empty for one on the host."""
@@ -45,11 +48,11 @@ class Route(msgspec.Struct, frozen=True):
 
     dst: Annotated[Cidr, Meta(description="Destination, such as 10.0.0.0/8; 0.0.0.0/0 and ::/0 are everything.")]
     gw: Annotated[Ip | None, Meta(description="Next hop; by default the gateway of the address.")] = None
-    mtu: Annotated[int, Meta(description="MTU along the route; 0 leaves the interface's.")] = 0
-    advmss: Annotated[int, Meta(description="TCP segment size to advertise; 0 leaves the kernel's choice.")] = 0
-    priority: Annotated[int, Meta(description="Metric: of equal routes the lowest is used.")] = 0
-    table: Annotated[int | None, Meta(description="Number of the routing table; by default the main one.")] = None
-    scope: Annotated[int | None, Meta(description="0 is global, 253 is link; by default what fits the next hop.")] = None
+    mtu: Annotated[Uint32, Meta(description="MTU along the route; 0 leaves the interface's.")] = 0
+    advmss: Annotated[Uint32, Meta(description="TCP segment size to advertise; 0 is the kernel's choice.")] = 0
+    priority: Annotated[Uint32, Meta(description="Metric: of equal routes the lowest is used.")] = 0
+    table: Annotated[Uint32 | None, Meta(description="Number of the routing table; by default the main one.")] = None
+    scope: Annotated[Uint8 | None, Meta(description="0 is global, 253 is link; by default what fits the next hop.")] = None
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
@@ -106,6 +109,8 @@ def read_result(document: Any, config_version: str, where: str) -> Result:
     if not isinstance(document, dict):
         raise ConfigError(f"invalid {where}: expected an object, got {type(document).__name__}")
     version = document.get("cniVersion") or config_version
+    if not isinstance(version, str):
+        raise ConfigError(f"invalid {where}.cniVersion: expected a string, got {type(version).__name__}")
     if version not in family(config_version):
         raise ConfigError(
             f"{where} has cniVersion {version!r}, which a configuration of cniVersion {config_version!r} cannot carry"
@@ -236,11 +241,16 @@ def version_document(asked: str) -> bytes:
 
 
 def error_document(version: str, code: int, msg: str, details: str) -> bytes:
-    """The error object (spec section 5); ``cniVersion`` is there as the specification says, the reference omits it."""
-    document: dict[str, Any] = {"cniVersion": version, "code": code, "msg": _encodable(msg)}
-    return to_json(document | _set({"details": _encodable(details)}))
+    """The error object (spec section 5); ``cniVersion`` is there as the specification says, the reference omits it.
+
+    ``msg`` is made one line. Both may quote what a caller sent: nothing in them moves a cursor.
+    """
+    document: dict[str, Any] = {"cniVersion": version, "code": code, "msg": printable(msg, "")}
+    return to_json(document | _set({"details": printable(details)}))
 
 
-def _encodable(text: str) -> str:
-    """Text from an environment of any bytes as something JSON can carry."""
-    return text.encode("utf-8", "backslashreplace").decode()
+def printable(text: str, allowed: str = "\n\t") -> str:
+    """Text for people: control characters and bytes that are no UTF-8 are written as escapes, but for those ``allowed``."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in allowed else c.encode("unicode_escape").decode() for c in text)

@@ -10,13 +10,13 @@ LATEST = SUPPORTED[-1]
 # A configuration without cniVersion is read as 0.1.0, the version that had no such key (libcni does the same).
 DEFAULT = "0.1.0"
 
-VERB_SINCE = {"ADD": "0.1.0", "DEL": "0.1.0", "CHECK": "0.4.0", "GC": "1.1.0", "STATUS": "1.1.0"}
+VERB_SINCE = {"CHECK": "0.4.0", "GC": "1.1.0", "STATUS": "1.1.0"}
 
 
 def parse(text: str) -> tuple[int, int, int]:
     """``a[.b[.c]]`` as three integers; DecodeError for anything else."""
     parts = text.split(".")
-    if len(parts) > 3 or not all(part.isascii() and part.isdigit() for part in parts):
+    if len(parts) > 3 or not all(part.isascii() and part.isdigit() and len(part) < 10 for part in parts):
         raise DecodeError(f"cniVersion {text!r} is not a version: expected up to three numbers, such as 1.0.0")
     numbers = [int(part) for part in parts] + [0, 0]
     return numbers[0], numbers[1], numbers[2]
@@ -33,7 +33,7 @@ def require(verb: str, version: str) -> None:
     Order and wording follow the reference's skel (reference plugins, pkg/skel): first the verb's own threshold, then
     membership in the list of supported versions.
     """
-    if verb in ("CHECK", "GC", "STATUS") and not at_least(version, VERB_SINCE[verb]):
+    if verb in VERB_SINCE and not at_least(version, VERB_SINCE[verb]):
         raise VersionError(
             f"config version does not allow {verb}",
             f'{verb} needs cniVersion {VERB_SINCE[verb]} or newer, the configuration is "{version}"',

@@ -28,7 +28,7 @@ DAMAGE: dict[str, tuple[str, str, str, str]] = {
     "interface-gone": ("pod", "ip link del eth0", "eth0", ""),
     "interface-down": ("pod", "ip link set eth0 down; ip link set eth0 up; ip link set eth0 down", "eth0.*(down|up)", ""),
     "mac": ("pod", "ip link set eth0 address 02:00:00:00:00:99", "02:00:00:00:00:99|mac", ""),
-    "mtu": ("pod", "ip link set eth0 mtu 1300", "mtu.*1300|1300.*mtu", "MTU"),
+    "mtu": ("pod", "ip link set eth0 mtu 1450", "mtu.*1450|1450.*mtu", "MTU"),
     "host-mtu": ("node", "ip link set {veth} mtu 1300", "mtu.*1300|1300.*mtu", "MTU"),
     "address-gone": ("pod", "ip addr del 10.10.0.2/24 dev eth0", "10.10.0.2", ""),
     "v6-address-gone": ("pod", "ip addr del fd00:10::2/64 dev eth0", "fd00:10::2", ""),

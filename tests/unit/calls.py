@@ -27,7 +27,7 @@ OURS = '#!/bin/sh\nexec python3 -m cni {} "$@"\n'
 # cannot be pinned is no failure.
 CHANGES = (
     (FakeKernel, ("create_bridge", "create_veth", "set_link", "delete_link", "add_address", "delete_address")),
-    (FakeKernel, ("add_route", "set_vlans")),
+    (FakeKernel, ("add_route", "set_vlans", "admit_vlan", "create_vlan")),
     (FakeNft, ("run",)),
     (FakeIptables, ("restore",)),
     (FakeHost, ("write_sysctls", "announce")),

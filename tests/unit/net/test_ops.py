@@ -35,14 +35,16 @@ TABLE: list[tuple[Any, str, Any]] = [
         "create veth veth1 as a port of br0, hairpin, isolated, MTU 1400, its peer eth0 (02::2) in the sandbox",
         ops.DeleteLink(side=HOST, name="veth1"),
     ),
+    (ops.AdmitVlan(bridge="br0", vid=5), "let VLAN 5 reach br0 itself", ops.ExpelVlan(bridge="br0", vid=5)),
+    (ops.ExpelVlan(bridge="br0", vid=5), "keep VLAN 5 from br0 itself if nothing is attached to it", None),
     (
-        ops.CreateVlanGateway(name="br0.5", port="veth2", bridge="br0", vid=5),
+        ops.CreateVlanGateway(name="br0.5", bridge="br0", vid=5),
         "create br0.5, the host's interface in VLAN 5 of br0",
-        ops.DropVlanGateway(name="br0.5", port="veth2", bridge="br0"),
+        ops.DropVlanGateway(name="br0.5", bridge="br0"),
     ),
     (
-        ops.DropVlanGateway(name="br0.5", port="veth2", bridge="br0"),
-        "delete br0.5 if nothing else is attached to br0",
+        ops.DropVlanGateway(name="br0.5", bridge="br0"),
+        "delete br0.5 if nothing is attached to br0",
         None,
     ),
     (ops.DeleteLink(side=SANDBOX, name="eth0"), "delete link eth0 on the sandbox", None),
@@ -114,6 +116,7 @@ TABLE: list[tuple[Any, str, Any]] = [
         rules.RunNft(text="u", what="undo: change a rule", yields=True),
     ),
     (rules.RunIptables(v6=True, text="t", what="change it"), "change it", None),
+    (rules.Unread(msg="no", details="", code=999), "report that packet rules could not be read: no", None),
     (
         rules.RunIptables(v6=True, text="t", undo="u", legacy=True, what="change it"),
         "change it",
@@ -158,7 +161,7 @@ def test_inverses_can_be_carried_out_and_end_there() -> None:
 def test_what_is_shared_says_so() -> None:
     """`undo` takes these back only while no other call is at work."""
     shared = {type(op).__name__ for op, _, inverse in TABLE if inverse is not None and op.shared}
-    assert shared == {"CreateBridge", "CreateVlanGateway", "AddGateway", "SetLink", "DeleteAddress", "SetSysctls"}
+    assert shared == {"CreateBridge", "AdmitVlan", "CreateVlanGateway", "AddGateway", "SetLink", "DeleteAddress", "SetSysctls"}
 
 
 def test_the_plain_operation_cannot_be_described() -> None:

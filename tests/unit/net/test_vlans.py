@@ -81,6 +81,7 @@ NATIVE = Vlan(5, pvid=True, untagged=True)
         (5, [(7, 8)], [NATIVE, Vlan(7), Vlan(8), Vlan(9)], []),
         (5, [(4, 6)], [NATIVE, Vlan(4), Vlan(6)], []),
         (5, [(7, 9)], [NATIVE, Vlan(8)], ["tagged VLANs [7, 9] are gone from veth1"]),
+        (5, [(7, 9)], [NATIVE, Vlan(7), Vlan(8, untagged=True), Vlan(9)], ["VLANs [8] leave veth1 untagged, not tagged"]),
         (5, [], [Vlan(5)], ["VLAN 5 is not the untagged VLAN of veth1 any more"]),
         (5, [], [Vlan(5, pvid=True)], ["VLAN 5 is not the untagged VLAN of veth1 any more"]),
         (5, [], [Vlan(1, True, True)], ["VLAN 5 is not the untagged VLAN of veth1 any more"]),

@@ -23,6 +23,7 @@ CODES = {
     "NotAvailable": 50,
     "LimitedConnectivity": 51,
     "CheckFailed": 999,
+    "Unusable": 999,
 }
 
 
