@@ -157,6 +157,14 @@ def test_misspelt_and_lonely_keys_are_noted() -> None:
     assert any("rangeStart" in note and "subnet" in note for note in made.notes)
 
 
+@pytest.mark.parametrize("ipam", [{"dns": {}}, {"name": "x"}, {"capabilities": {}}, {"prevResult": None}], ids=str)
+def test_keys_of_the_whole_configuration_are_noted_in_ipam(ipam: dict[str, Any]) -> None:
+    made = call("ADD", {"subnet": "10.1.0.0/24", **ipam})
+    host_local.parse(made)
+    (note,) = made.notes
+    assert f"{next(iter(ipam))!r} of the configuration.ipam is not known" in note
+
+
 BROKEN = [
     {"ranges": "x"},
     {"ranges": [[]]},
