@@ -88,7 +88,10 @@ def add(label: str, cidr: Cidr) -> str:
 
 
 def replace(label: str, cidr: Cidr) -> str:
-    """The same where the address is still recorded for another, dead owner. Fails as NotFound when it is not."""
+    """The same where the address is still recorded for another owner. Fails as NotFound when it is not.
+
+    That one is dead: two living pods of a host cannot have one address, for the host could route to neither.
+    """
     return _skeleton(cidr) + f"delete element {_T} {OWNERS[is_v6(cidr)]} {{ {cidr.ip} }}\n" + _claim(label, cidr)
 
 
