@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import stat
 import sys
 from typing import TYPE_CHECKING, Any, Protocol
@@ -24,8 +25,11 @@ if TYPE_CHECKING:
     from cni.spec.call import Call
     from cni.spec.owner import Owner
 
-# What an executable script of ours contains: pip's console scripts and the wrappers of a checkout.
-_SCRIPT_MARKS = (b"cni.oneshot", b"-m cni ")
+# What a script that starts this program is: pip's console script, or a shell's that exports and then does nothing else.
+_SCRIPTS = (
+    re.compile(rb"#!.*\n(.*\n)*from cni\.oneshot import main\b"),
+    re.compile(rb"#!.*\n(#.*\n|export .*\n|\n)*exec .* -m cni "),
+)
 
 # An executable that is being replaced cannot run for a moment; libcni tries as often.
 _BUSY_TRIES, _BUSY_PAUSE_S = 6, 1.0
@@ -127,7 +131,7 @@ def _is_ours(path: str) -> bool:
             head = file.read(2048)
     except OSError:
         return False
-    return head.startswith(b"#!") and any(mark in head for mark in _SCRIPT_MARKS)
+    return any(script.match(head) for script in _SCRIPTS)
 
 
 def _run(path: str, call: Call) -> CompletedProcess[bytes]:
