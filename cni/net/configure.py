@@ -42,6 +42,8 @@ def routes(lease: Result) -> list[Route]:
     installed: list[Route] = []
     for route in lease.routes:
         via = route.gw if route.gw is not None or route.scope == SCOPE_LINK else gateways.get(is_v6(route.dst))
+        if via is not None and via.is_unspecified:  # the kernel's and iproute2's way to say that there is none
+            via = None
         if via is not None and is_v6(via) != is_v6(route.dst):
             raise ConfigError(f"next hop {via} of route {route.dst} is of the other family")
         complete = Route(route.dst, via, route.mtu, route.advmss, route.priority, route.table, route.scope)
