@@ -57,7 +57,7 @@ class Host:
         """The host's iptables."""
         from cni.nft.iptables import Iptables
 
-        return Iptables(self._search_path)
+        return Iptables(self._search_path, netns.die_with_parent)
 
     def kernel(self, side: Side) -> Kernel:
         """The kernel door of a side."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from cni.spec.errors import CNIError, TryAgain
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from subprocess import CompletedProcess
 
 # Where Debian and others put the programs. Runtimes start plugins with all kinds of PATH, sometimes none.
@@ -42,15 +43,20 @@ class NoProgram(IptablesError):
 
 
 class Iptables:
-    """The iptables rules of a network namespace. ``path`` is searched before the usual folders."""
+    """The iptables rules of a network namespace. ``path`` is searched before the usual folders.
 
-    def __init__(self, path: str = "") -> None:
+    ``on_start`` is called in each started process. It should tie the process to ours: a program that outlived a killed call,
+    waiting for its lock, would write its rules after the DEL that followed.
+    """
+
+    def __init__(self, path: str = "", on_start: Callable[[], None] | None = None) -> None:
+        self._on_start = on_start
         self._folders = (*(folder for folder in path.split(":") if folder.startswith("/")), *FOLDERS)
 
     def restore(self, v6: bool, text: str, what: str = "change iptables rules", legacy: bool = False) -> None:
         """Run a text of ``iptables-restore --noflush``: all of it or nothing."""
         program = self._find(v6, "restore", legacy, what)
-        done = _run([program, "--noflush", "--wait", str(LOCK_WAIT_S)], text, f"cannot {what}")
+        done = self._run([program, "--noflush", "--wait", str(LOCK_WAIT_S)], text, f"cannot {what}")
         if done.returncode:
             raise _failed(f"cannot {what}", done)
 
@@ -60,7 +66,7 @@ class Iptables:
             program = self._find(v6, "save", legacy, "read iptables rules")
         except NoProgram:
             return ""
-        done = _run([program, "-t", "nat"], "", "cannot read iptables rules")
+        done = self._run([program, "-t", "nat"], "", "cannot read iptables rules")
         if done.returncode:
             raise _failed("cannot read iptables rules", done)
         return done.stdout
@@ -98,28 +104,25 @@ class Iptables:
             "install the package iptables, or leave ipMasqBackend out: nftables, the default, needs no program",
         )
 
+    def _run(self, argv: list[str], text: str, attempted: str) -> CompletedProcess[str]:
+        import subprocess
 
-def _run(argv: list[str], text: str, attempted: str) -> CompletedProcess[str]:
-    import subprocess
-
-    from cni.net.netns import die_with_parent
-
-    try:
-        return subprocess.run(
-            argv,
-            input=text,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=TIMEOUT_S,
-            env={"PATH": ":".join(FOLDERS), "LC_ALL": "C"},
-            preexec_fn=die_with_parent,  # or it may wait for the lock, and write its rules after the DEL that followed
-            check=False,
-        )
-    except OSError as error:
-        raise IptablesError(f"{attempted}: cannot start {argv[0]}", str(error)) from error
-    except subprocess.TimeoutExpired as error:
-        raise TryAgain(f"{attempted}: {argv[0]} did not end within {TIMEOUT_S} s") from error
+        try:
+            return subprocess.run(
+                argv,
+                input=text,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=TIMEOUT_S,
+                env={"PATH": ":".join(FOLDERS), "LC_ALL": "C"},
+                preexec_fn=self._on_start,
+                check=False,
+            )
+        except OSError as error:
+            raise IptablesError(f"{attempted}: cannot start {argv[0]}", str(error)) from error
+        except subprocess.TimeoutExpired as error:
+            raise TryAgain(f"{attempted}: {argv[0]} did not end within {TIMEOUT_S} s") from error
 
 
 def _failed(attempted: str, done: CompletedProcess[str]) -> CNIError:
