@@ -54,8 +54,9 @@ check: $(STAMP) ## lint, format, types and layers, in seconds
 test: deps $(STAMP) $(CNITOOL) $(BUNDLE) ## the default test run
 	$(PYTEST) $(PYTEST_ARGS)
 
-test-slow: deps $(STAMP) $(CNITOOL) $(BUNDLE) ## the tests that take minutes
+test-slow: deps $(STAMP) $(CNITOOL) $(BUNDLE) ## the tests that take minutes, and a search for new examples of bad input
 	$(PYTEST) -m slow $(PYTEST_ARGS)
+	PODWIRE_EXAMPLES=search $(PYTEST) tests/unit tests/wire/test_fuzz.py $(PYTEST_ARGS)
 
 test-machine: deps $(STAMP) ## the tests that need a fuller kernel, in an emulated machine
 	@packaging/deps.sh machine

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from cni.net.vlans import VID_MAX
-from cni.plugins.bridge import MTU_RANGE
+from cni.plugins.bridge.conf import MTU_RANGE
 from cni.registry import PLUGINS
 from cni.spec import versions
 from cni.spec.addresses import Cidr, Ip, Mac

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.harness.node import Node
 from tests.harness.plugin import Executables, whose_plugins
@@ -14,6 +15,14 @@ from tests.harness.wrappers import make_wrappers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+
+# The default run draws the same examples each time, so that what it says of a change is about the change. `make test-slow`
+# searches for new ones. A busy machine is no failure.
+PATIENT = settings(deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("same", PATIENT, derandomize=True)
+settings.register_profile("search", PATIENT, max_examples=300)
+settings.load_profile(os.environ.get("PODWIRE_EXAMPLES", "same"))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

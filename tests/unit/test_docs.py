@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import msgspec
 import pytest
 
-from cni.plugins import bridge
+from cni.plugins.bridge.conf import MTU_RANGE
 from cni.registry import PLUGINS
 from cni.spec import errors, versions
 from cni.spec.call import ARGS_KEYS, REQUIRED, VERBS, Call
@@ -252,7 +252,7 @@ def test_environment_and_versions_are_complete() -> None:
         )
     assert all(f"`{key}`" in section(page, "CNI_ARGS") for key in ARGS_KEYS)
     assert all(version in prose(page) for version in versions.SUPPORTED)
-    assert f"{bridge.MTU_RANGE.start} to {bridge.MTU_RANGE.stop - 1}" in prose(DOCS / "plugins" / "bridge.md")
+    assert f"{MTU_RANGE.start} to {MTU_RANGE.stop - 1}" in prose(DOCS / "plugins" / "bridge.md")
 
 
 # Targets, paths, links.

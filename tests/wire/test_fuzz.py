@@ -52,7 +52,8 @@ NAMES = ("bridge", "loopback", "host-local", "static")
 STAYS = re.compile(r"/(lock|last_reserved_ip\.\d+)$")
 CLONE_NEWNET = 0x40000000
 FEW = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
-QUICK = settings(max_examples=1000, deadline=None, print_blob=True, suppress_health_check=FEW)
+EXAMPLES = settings().max_examples
+QUICK = settings(max_examples=10 * EXAMPLES, deadline=None, suppress_health_check=FEW)
 
 
 class Answer(NamedTuple):
@@ -421,7 +422,7 @@ def place(plugins: Executables) -> Iterator[Node | None]:
     assert links() == before
 
 
-@settings(QUICK, max_examples=100)
+@settings(QUICK, max_examples=EXAMPLES)
 @given(case=cases(lambda plugin: near(plugin) | near(plugin) | damaged(near(plugin)) | junk(plugin), USUAL | environments()))
 def test_executables(plugins: Executables, place: Node | None, case: Case) -> None:
     """Spec section 5, "Error": "Plugins must exit with a nonzero return code on error and output a JSON result structure"."""
@@ -518,7 +519,7 @@ OTHER_FAMILY = {"type": "host-local", "subnet": "fd00:1::/64", "gateway": "10.1.
 
 
 @pytest.mark.root
-@settings(QUICK, max_examples=150)
+@settings(QUICK, max_examples=EXAMPLES * 3 // 2)
 @given(
     document=documents("bridge", 5) | mutated(documents("bridge", 5)) | documents("loopback"),
     setup=st.sampled_from(SETUPS),

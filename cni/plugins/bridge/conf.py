@@ -1,0 +1,180 @@
+"""The keys of bridge: the record that they are read into, what is refused, and what follows from them. Pure."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+import msgspec
+from msgspec import Meta
+
+from cni.net import vlans
+from cni.net.vlans import Trunk
+from cni.spec.addresses import Mac, parse_mac
+from cni.spec.conf import Ipam, NetConf, check_ifname, check_new_ifname, read
+from cni.spec.errors import ConfigError, EnvError
+
+if TYPE_CHECKING:
+    from cni.net.facts import Link
+    from cni.spec.call import Call
+    from cni.spec.result import Result
+
+MTU_RANGE = range(68, 65536)
+
+
+class CniArgs(msgspec.Struct, frozen=True):
+    """``args.cni`` as far as bridge reads it."""
+
+    OPEN: ClassVar[bool] = True
+    mac: Mac | None = None
+
+
+class Args(msgspec.Struct, frozen=True):
+    """``args``: what an orchestrator passes along (CNI conventions)."""
+
+    OPEN: ClassVar[bool] = True
+    cni: Annotated[CniArgs, Meta(description="What the CNI conventions define; other plugins find their own keys here.")] = (
+        CniArgs()
+    )
+
+
+class RuntimeConfig(msgspec.Struct, frozen=True):
+    """``runtimeConfig`` as far as bridge reads it; the capability is ``mac``."""
+
+    OPEN: ClassVar[bool] = True
+    mac: Mac | None = None
+
+
+class Conf(NetConf, frozen=True, kw_only=True, rename="camel"):
+    """The keys of bridge."""
+
+    bridge: Annotated[str, Meta(description="Name of the bridge; created when it is not there.")] = "cni0"
+    is_gateway: Annotated[
+        bool, Meta(description="Give the bridge the gateway address of the pods' subnet and switch forwarding on.")
+    ] = False
+    is_default_gateway: Annotated[bool, Meta(description="As isGateway, and make it the pods' default route.")] = False
+    force_address: Annotated[
+        bool, Meta(description="Replace an address of the bridge that is in the gateway's way, instead of failing.")
+    ] = False
+    ip_masq: Annotated[bool, Meta(description="Masquerade what pods send to destinations outside their subnet.")] = False
+    ip_masq_backend: Annotated[str, Meta(description="How to masquerade: nftables (the default) or iptables.")] = ""
+    mtu: Annotated[int, Meta(description="MTU of the veth and of a bridge created for it; 0 is the kernel's default.")] = 0
+    hairpin_mode: Annotated[
+        bool, Meta(description="Let a pod reach itself through the bridge, for example by a service's address.")
+    ] = False
+    promisc_mode: Annotated[bool, Meta(description="Put the bridge into promiscuous mode; excludes hairpinMode.")] = False
+    vlan: Annotated[int, Meta(description="VLAN of the pod, untagged on its port; the bridge then filters VLANs.")] = 0
+    vlan_trunk: Annotated[tuple[Trunk, ...] | None, Meta(description="VLANs that reach the pod tagged.")] = None
+    preserve_default_vlan: Annotated[bool, Meta(description="Keep the port's default VLAN beside vlan and vlanTrunk.")] = False
+    macspoofchk: Annotated[bool, Meta(description="Drop frames of the pod that carry another source address than its own.")] = (
+        False
+    )
+    enabledad: Annotated[
+        bool, Meta(description="Have IPv6 addresses tested for duplicates; costs one to two seconds a pod.")
+    ] = False
+    disable_container_interface: Annotated[bool, Meta(description="Leave the pod's interface down; not with IPAM.")] = False
+    port_isolation: Annotated[bool, Meta(description="Keep pods of this bridge from reaching each other directly.")] = False
+    ipam: Annotated[Ipam, Meta(description="Who gives addresses; without it the network is layer 2 only.")] = Ipam()
+    args: Annotated[
+        Args, Meta(description="What an orchestrator passes along; args.cni.mac is the pod's hardware address.")
+    ] = Args()
+    runtime_config: Annotated[RuntimeConfig, Meta(description="Set by the runtime for declared capabilities; here mac.")] = (
+        RuntimeConfig()
+    )
+
+    @property
+    def gateway(self) -> bool:
+        """Whether the bridge is the pods' gateway: being the default gateway implies it."""
+        return self.is_gateway or self.is_default_gateway
+
+    @property
+    def backend(self) -> str:
+        """The masquerade backend. The reference defaults to iptables; nftables costs no process and no rule per pod."""
+        return self.ip_masq_backend or "nftables"
+
+    @property
+    def filters_vlans(self) -> bool:
+        """Whether the bridge has to filter VLANs."""
+        return bool(self.vlan) or self.vlan_trunk is not None
+
+    @property
+    def vlan_keys(self) -> str:
+        """The keys that need VLAN filtering, with their values, in words."""
+        trunk = ", ".join(str(low) if low == high else f"{low}-{high}" for low, high in self.tagged)
+        keys = {"vlan": str(self.vlan) if self.vlan else "", "vlanTrunk": f"[{trunk}]" if self.vlan_trunk is not None else ""}
+        return " and ".join(f"'{key}' {value}" for key, value in keys.items() if value)
+
+    @property
+    def gateway_link(self) -> str:
+        """The host's interface that has the gateway addresses: in a VLAN one of its own, named as the reference names it."""
+        return f"{self.bridge}.{self.vlan}" if self.vlan else self.bridge
+
+    @property
+    def tagged(self) -> tuple[tuple[int, int], ...]:
+        """The port's tagged VLANs as ranges."""
+        return vlans.ranges(self.vlan_trunk or ())
+
+    @property
+    def port_pvid(self) -> int:
+        """The port's untagged VLAN: the configured one; 1 beside a trunk; 0 leaves the kernel's default."""
+        return self.vlan or (1 if self.tagged else 0)
+
+
+def parse(call: Call) -> Conf:
+    """The configuration as a Conf, with the container's MAC address from wherever it was given.
+
+    DEL and GC take a configuration whose values ADD would refuse: what was made before it was changed must go away all the
+    same.
+    """
+    conf = read(call, Conf)
+    if call.verb not in ("DEL", "GC"):
+        _validate(conf)
+        container_mac(conf, call)
+    return conf
+
+
+def _validate(conf: Conf) -> None:
+    check_new_ifname(conf.bridge, "key 'bridge'", ConfigError)
+    if conf.mtu and conf.mtu not in MTU_RANGE:
+        raise ConfigError(f"invalid mtu {conf.mtu}: expected {MTU_RANGE.start} to {MTU_RANGE.stop - 1}")
+    if conf.hairpin_mode and conf.promisc_mode:
+        raise ConfigError("cannot set hairpin mode and promiscuous mode at the same time")
+    if conf.ipam.type and conf.disable_container_interface:
+        raise ConfigError("cannot use IPAM when disableContainerInterface flag is set")
+    if conf.ip_masq_backend not in ("", "nftables", "iptables"):
+        raise ConfigError(f"invalid ipMasqBackend {conf.ip_masq_backend!r}: expected nftables or iptables")
+    vlans.validate(conf.vlan, conf.vlan_trunk or ())
+    if conf.vlan and conf.gateway:
+        check_ifname(conf.gateway_link, "the VLAN gateway's interface name, made of 'bridge' and 'vlan',", ConfigError)
+
+
+def container_mac(conf: Conf, call: Call) -> str:
+    """The container's hardware address: runtimeConfig before args before CNI_ARGS, else one that follows from the
+    attachment.
+    """
+    given = conf.runtime_config.mac or conf.args.cni.mac
+    if given:
+        return str(given)
+    if call.args.get("MAC"):
+        try:
+            return str(parse_mac(call.args["MAC"]))
+        except ValueError as error:
+            raise EnvError(f"invalid MAC in CNI_ARGS: {error}") from error
+    return call.owner.mac("container")
+
+
+def possible_macs(conf: Conf, call: Call, container: Link | None, known: Result | None) -> tuple[str, ...]:
+    """Every hardware address that the pod may have been given; none when nobody knows what ADD chose.
+
+    prevResult is only a hint here: what is no address in it is left out.
+    """
+    told = [entry.mac for entry in (known.interfaces if known is not None else ()) if entry.sandbox]
+    told += [container.mac] if container is not None else []
+    if not told:
+        return ()
+    told += [str(conf.runtime_config.mac or ""), str(conf.args.cni.mac or ""), call.args.get("MAC", "")]
+    macs = [call.owner.mac("container")]
+    for text in told:
+        with suppress(ValueError):
+            macs.append(str(parse_mac(text)))
+    return tuple(dict.fromkeys(macs))
