@@ -29,7 +29,6 @@ from cni.spec.errors import EnvError, KernelError, UnknownSandbox, UnsupportedFi
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from cni.spec.addresses import Ip
     from cni.spec.result import Route
 
 KERNEL, STATIC = 2, 4
@@ -44,6 +43,7 @@ LINK_SYSCTLS = {
     "net/ipv6/conf/{}/disable_ipv6": "0",
     "net/ipv6/conf/{}/keep_addr_on_down": "0",
     "net/ipv4/conf/{}/arp_notify": "0",
+    "net/ipv6/conf/{}/ndisc_notify": "0",
 }
 FORWARDING = {"net/ipv4/ip_forward": "0", "net/ipv6/conf/all/forwarding": "0"}
 
@@ -800,13 +800,6 @@ class FakeHost:
     def is_sandbox(self, path: str) -> bool:
         return self.sandbox is not None and self.machine.pods.get(path) is self.sandbox.namespace
 
-    def announce(self, ifname: str, mac: str, addresses: tuple[Ip, ...]) -> None:
-        assert self.sandbox is not None
-        link = self.sandbox.namespace.links.get(ifname)
-        if link is None or not link.up:
-            raise OSError(errno.ENODEV if link is None else errno.ENETDOWN, "cannot send")
-        self.machine.announced += [(mac, address) for address in addresses]
-
     def work(self) -> None:
         if self not in self.machine.at_work:
             self.machine.at_work.append(self)
@@ -841,7 +834,6 @@ class Machine:
         self.rules = Ruleset()
         self.pods: dict[str, Namespace] = {}
         self.at_work: list[Any] = []
-        self.announced: list[tuple[str, Ip]] = []
         # What duplicate address detection will find, for the test of the failure.
         self.duplicates: tuple[Cidr, ...] = ()
         self._fds: dict[int, Namespace] = {}

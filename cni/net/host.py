@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import fcntl
 import os
-import socket
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from cni.net import announce, netns
+from cni.net import netns
 from cni.net.kernel import Kernel
 from cni.net.ops import Side
 
 if TYPE_CHECKING:
     from cni.nft.apply import Nft
     from cni.nft.iptables import Iptables
-    from cni.spec.addresses import Ip
 
 # Where calls tell each other that they are at work; see Host.work and Host.alone.
 LOCK_FOLDER = "/run/podwire"
@@ -83,13 +81,6 @@ class Host:
         except OSError:
             return False
         return (seen.st_dev, seen.st_ino) == netns.identity(self.sandbox_fd)
-
-    def announce(self, ifname: str, mac: str, addresses: tuple[Ip, ...]) -> None:
-        """Send one announcement for each address out of a link of the sandbox."""
-        with netns.open_socket(self.sandbox_fd, socket.AF_PACKET, socket.SOCK_RAW, 0) as packets:
-            packets.bind((ifname, 0))
-            for address in addresses:
-                packets.send(announce.frame(mac, address))
 
     def work(self) -> None:
         """Say that this call changes shared things (bridge, tables) until ``rest``: any number of calls may.

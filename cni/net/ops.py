@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from cni.spec.addresses import Cidr, Ip
+from cni.spec.addresses import Cidr
 from cni.spec.result import Route
 
 
@@ -310,14 +310,19 @@ class AwaitDad(Op, frozen=True, kw_only=True):
 
 
 class Announce(Op, frozen=True, kw_only=True):
-    """Tell the segment who has the addresses now: gratuitous ARP and unsolicited neighbour advertisements."""
+    """Have the sandbox's kernel tell the segment who has the addresses now: gratuitous ARP and unsolicited neighbour
+    advertisements.
+
+    With the sysctls arp_notify and ndisc_notify it does when the hardware address is set, be it to what it is. (The reference
+    leaves it at the sysctls: the frames go out when the link comes up, while the bridge's port is still closed. A packet socket
+    would do it too, but closing one waits for the kernel's grace period, 10 ms and more.)
+    """
 
     ifname: str
     mac: str
-    addresses: tuple[Ip, ...]
 
     def describe(self) -> str:
-        return f"announce {', '.join(map(str, self.addresses))} from {self.ifname}"
+        return f"announce the addresses of {self.ifname}"
 
 
 # A plan is a list of these and of the operations of cni.nft.ops.

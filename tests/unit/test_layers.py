@@ -23,7 +23,7 @@ PACKAGES = ("cni", "ipam", "agent")
 IMPURE = ("os", "socket", "subprocess", "time", "logging", "sys", "ctypes", "select", "fcntl", "threading", "random")
 
 SPEC = ("cni.spec",)
-PURE_NET = tuple(f"cni.net.{name}" for name in ("ops", "facts", "configure", "gateway", "verify", "vlans", "announce"))
+PURE_NET = tuple(f"cni.net.{name}" for name in ("ops", "facts", "configure", "gateway", "verify", "vlans"))
 PURE_NFT = tuple(f"cni.nft.{name}" for name in ("ops", "listing", "masq", "masq_iptables", "masquerade", "reference", "spoof"))
 PURE_IPAM = ("ipam.ranges", "ipam.allocate", "ipam.leases", "ipam.resolv", "ipam.wanted")
 

@@ -154,13 +154,8 @@ def plan_add(conf: Conf, call: Call, facts: Facts, lease: Result) -> tuple[Plan,
         plan += masquerade.plan_add(owner, tuple(ip.address for ip in result.ips), conf.backend, facts.masquerade)
     if not conf.disable_container_interface:
         plan.append(AwaitPort(name=owner.host_veth))
-        plan.append(
-            Announce(
-                ifname=call.ifname,
-                mac=result.interfaces[CONTAINER].mac,
-                addresses=tuple(ip.address.ip for ip in result.ips),
-            )
-        )
+    if result.ips:
+        plan.append(Announce(ifname=call.ifname, mac=result.interfaces[CONTAINER].mac))
     families = sorted({is_v6(ip.address) for ip in result.ips if ip.gateway is not None}) if conf.gateway else []
     if families:
         plan.append(SetSysctls(side=HOST, values=tuple((FORWARDING[v6], "1") for v6 in families), must=True))

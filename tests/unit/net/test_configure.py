@@ -34,7 +34,7 @@ def test_a_plan_for_ipv4() -> None:
     assert told(plan) == [
         (
             "write sysctls on the sandbox: net/ipv6/conf/eth0/accept_dad=0, net/ipv6/conf/eth0/keep_addr_on_down=1,"
-            " net/ipv4/conf/eth0/arp_notify=1"
+            " net/ipv4/conf/eth0/arp_notify=1, net/ipv6/conf/eth0/ndisc_notify=1"
         ),
         "add address 10.0.0.5/24 to eth0 on the sandbox",
         "set link eth0 on the sandbox: up on",
@@ -49,7 +49,7 @@ def test_a_plan_for_both_families() -> None:
         "write sysctls on the sandbox: net/ipv6/conf/lo/disable_ipv6=0, net/ipv6/conf/net1/disable_ipv6=0",
         (
             "write sysctls on the sandbox: net/ipv6/conf/net1/accept_dad=0, net/ipv6/conf/net1/keep_addr_on_down=1,"
-            " net/ipv4/conf/net1/arp_notify=1"
+            " net/ipv4/conf/net1/arp_notify=1, net/ipv6/conf/net1/ndisc_notify=1"
         ),
         "add address 10.0.0.5/24 to net1 on the sandbox",
         "add address fd00::5/64 to net1 on the sandbox",
@@ -65,7 +65,7 @@ def test_duplicate_address_detection_on_request() -> None:
     assert told(plan)[1:] == [
         (
             "write sysctls on the sandbox: net/ipv6/conf/eth0/enhanced_dad=1, net/ipv6/conf/eth0/accept_dad=1,"
-            " net/ipv6/conf/eth0/keep_addr_on_down=1, net/ipv4/conf/eth0/arp_notify=1"
+            " net/ipv6/conf/eth0/keep_addr_on_down=1, net/ipv4/conf/eth0/arp_notify=1, net/ipv6/conf/eth0/ndisc_notify=1"
         ),
         "add address fd00::5/64 to eth0 on the sandbox",
         "set link eth0 on the sandbox: up on",
