@@ -189,7 +189,7 @@ class PinMac(Op, frozen=True, kw_only=True):
 
 
 class SetVlans(Op, frozen=True, kw_only=True):
-    """Give a bridge port its VLANs: first remove all it has (unless ``keep``), then add."""
+    """Give a bridge port its VLANs: first remove those it should not have (unless ``keep``), then add."""
 
     name: str
     pvid: int

@@ -57,13 +57,12 @@ def look(
     wanted: bool,
     backend: str,
     verb: str = "",
-    last: bool = False,
 ) -> Facts:
     """Read what a verb needs; without ``verb`` all of it.
 
     ``wanted`` says that the configuration asks for masquerade: without it ADD and CHECK read nothing, and DEL reads
-    only whether something can be there. DEL searches our whole table when no address is known, or when the caller knows
-    that this is the ``last`` attachment: then empty parts can be removed.
+    only whether something can be there. DEL searches our whole table only when no address is known. What is empty then is
+    left to GC, and to the next ADD.
     """
     facts = Facts(addresses=addresses)
     if verb in ("ADD", "CHECK") and not wanted:
@@ -79,7 +78,7 @@ def look(
         facts = _look_elements(doors, facts)
         if verb == "CHECK" and not _problems_of_ours(owner, addresses, facts):
             return facts
-    search = verb != "CHECK" and bool(subnets) and (last or not addresses)
+    search = verb != "CHECK" and bool(subnets) and not addresses
     return msgspec.structs.replace(
         facts,
         table=_look_table(doors) if search else None,

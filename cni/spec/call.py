@@ -1,6 +1,7 @@
 """One CNI call as data: what the runtime asked, after the protocol's own checks and before any plugin's.
 
-``cni.dispatch`` makes a Call from the environment and stdin (``parse_env`` here has the rules); plugins only read it.
+``cni.dispatch`` makes a Call from the environment and stdin (``check_env`` and ``parse_args`` here have the rules); plugins
+only read it.
 """
 
 from __future__ import annotations

@@ -108,9 +108,9 @@ def add(owner: Owner, addresses: tuple[Cidr, ...], backend: str) -> Callable[[Do
     return work
 
 
-def remove(owner: Owner, addresses: tuple[Cidr, ...] = (), last: bool = False) -> Callable[[Doors], list[str]]:
+def remove(owner: Owner, addresses: tuple[Cidr, ...] = ()) -> Callable[[Doors], list[str]]:
     def work(doors: Doors) -> list[str]:
-        facts = masquerade.look(doors, owner, addresses, True, "nftables", "DEL", last)
+        facts = masquerade.look(doors, owner, addresses, True, "nftables", "DEL")
         return doors.run(masquerade.plan_del(owner, facts))
 
     return work
@@ -239,10 +239,12 @@ def test_adding_twice_is_adding_once(node: Node, backend: str) -> None:
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("known", [True, False])
 def test_removing_the_last_leaves_nothing(node: Node, backend: str, known: bool) -> None:
-    """With the addresses known or not, and told that it is the last."""
+    """With the addresses known or not. GC takes the empty table."""
     inside(node, add(ONE, POD_ONE, backend))
     assert rules(node)
-    inside(node, remove(ONE, POD_ONE if known else (), last=True))
+    inside(node, remove(ONE, POD_ONE if known else ()))
+    assert owners(node) == {}
+    inside(node, lambda doors: doors.run(masquerade.plan_gc(doors, "net", frozenset())))
     assert rules(node) == []
     assert inside(node, remove(ONE, POD_ONE if known else ())) == []
 
@@ -251,7 +253,7 @@ def test_removing_the_last_leaves_nothing(node: Node, backend: str, known: bool)
 def test_removing_one_leaves_the_other(node: Node, known: bool) -> None:
     inside(node, add(ONE, POD_ONE, "nftables"))
     inside(node, add(TWO, POD_TWO, "nftables"))
-    inside(node, remove(ONE, POD_ONE if known else (), last=True))
+    inside(node, remove(ONE, POD_ONE if known else ()))
     assert owners(node) == {"10.1.0.6": TWO.label, "fd00:1::6": TWO.label}
     assert inside(node, check(TWO, POD_TWO)) == []
 
@@ -289,7 +291,7 @@ def test_an_address_of_a_dead_owner_is_taken_over(node: Node) -> None:
     inside(node, add(TWO, POD_ONE, "nftables"))
     assert set(owners(node).values()) == {TWO.label}
     for addresses in (POD_ONE, ()):
-        inside(node, remove(ONE, addresses, last=True))
+        inside(node, remove(ONE, addresses))
         assert owners(node) == {"10.1.0.5": TWO.label, "fd00:1::5": TWO.label}
         assert inside(node, check(TWO, POD_ONE)) == []
     assert inside(node, check(ONE, POD_ONE)) == [

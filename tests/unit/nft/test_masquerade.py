@@ -72,12 +72,6 @@ def test_each_verb_asks_no_more_than_it_needs(
     assert doors.asked == asked
 
 
-def test_the_last_attachment_has_the_whole_table_read() -> None:
-    doors = ScriptedDoors("ours")
-    assert masquerade.look(doors, OWNER, BOTH, True, "nftables", "DEL", last=True).table is not None
-    assert LIST_TABLE in doors.asked
-
-
 def test_without_a_verb_everything_is_read() -> None:
     facts = masquerade.look(ScriptedDoors("ours", "go iptables"), OWNER, BOTH, True, "nftables")
     assert facts.labels and facts.members and facts.intact and facts.chains

@@ -8,7 +8,7 @@ import pytest
 
 from cni.spec import errors
 
-# Spec section 5, "Error", and reference.md 1.6 for 8.
+# Spec section 5, "Error"; 8 is the reference's.
 CODES = {
     "CNIError": 999,
     "VersionError": 1,
