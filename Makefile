@@ -58,7 +58,7 @@ test-slow: deps $(STAMP) $(CNITOOL) $(BUNDLE) ## the tests that take minutes, an
 	$(PYTEST) -m slow $(PYTEST_ARGS)
 	PODWIRE_EXAMPLES=search $(PYTEST) tests/unit tests/wire/test_fuzz.py $(PYTEST_ARGS)
 
-test-machine: deps $(STAMP) ## the tests that need a fuller kernel, in an emulated machine
+test-machine: deps $(STAMP) $(CNITOOL) ## the tests that need a fuller kernel, in an emulated machine
 	@packaging/deps.sh machine
 	$(PY) -m pytest -m machine $(PYTEST_ARGS)
 

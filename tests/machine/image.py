@@ -61,6 +61,7 @@ DISTRIBUTIONS = ("msgspec", "pyroute2", "netaddr", "oxl-libnftables", "pytest", 
 
 # Of the checkout. Compiled Python comes along with its times, so the guest does not compile it again.
 SOURCES = ("cni", "ipam", "agent", "tests", "conf", "setup.cfg", "pyproject.toml", "README.md", "Makefile")
+CNITOOL = "build/tools/cnitool"
 NOT_SOURCES = frozenset({".mypy_cache", ".pytest_cache", ".ruff_cache", ".hypothesis"})
 
 
@@ -79,6 +80,8 @@ def tree(kernel: Kernel, command: str) -> Tree:
     _programs(files)
     _python(files)
     _packages(files)
+    if (cnitool := CHECKOUT / CNITOOL).exists():
+        files.file(f"{GUEST}/{CNITOOL}", cnitool)
     _libraries(files)
     for name in SOURCES:
         if (source := CHECKOUT / name).is_dir():
@@ -195,7 +198,7 @@ def _libraries(files: Tree) -> None:
     asking = [
         str(entry.content)
         for path, entry in files.entries.items()
-        if isinstance(entry.content, Path) and re.match(r"usr/s?bin/|.*\.so$", path)
+        if isinstance(entry.content, Path) and re.match(r"usr/s?bin/|.*\.so$|.*/cnitool$", path)
     ]
     # The answers about all of them come together. ldd exits with 1 when one of them needs no libraries.
     told = subprocess.run(["ldd", *asking], capture_output=True, text=True, check=False, timeout=60)
