@@ -48,8 +48,6 @@ TXT
 machine() {
     cat <<TXT
 qemu-system-x86             emulator
-cpio                        initramfs
-kmod                        module dependencies
 busybox-static              the initramfs's shell
 TXT
 }
