@@ -2,6 +2,7 @@
 # Run make targets of the committed HEAD on a Debian root where nothing is installed but apt.
 #
 # Usage: packaging/fresh.sh [TARGET...]          without targets: demo, then test (the README's two commands)
+#        packaging/fresh.sh --root               make the root for later; exit status 69 when nothing can be fetched here
 #
 # The root is made with debootstrap (its smallest variant, kept in $PODWIRE_CACHE/fresh and unpacked anew each time)
 # from the mirror this machine's own apt uses. The run has its own mounts, processes, host name and IPC, and sees
@@ -17,6 +18,7 @@ targets=("$@")
 [ ${#targets[@]} -gt 0 ] || targets=(demo test)
 
 fail() { printf 'fresh: %s\n' "$*" >&2; exit 1; }
+unavailable() { printf 'fresh: %s\n' "$*" >&2; exit 69; }
 
 # The second half of this script, already inside: make the root the only file system, then run the commands.
 if [ "${1:-}" = --inside ]; then
@@ -44,6 +46,7 @@ if [ "${1:-}" = --inside ]; then
 fi
 
 [ "$(id -u)" = 0 ] || fail "debootstrap and private mounts need root"
+[ "${targets[*]}" != --root ] || "$here/deps.sh" fresh || exit
 command -v debootstrap >/dev/null || fail "debootstrap is missing: run packaging/deps.sh fresh"
 mkdir -p "$cache"
 exec 9>"$cache/lock"
@@ -59,11 +62,17 @@ if [ ! -s "$base" ]; then
     echo "fresh: making a root of Debian $codename"
     rm -rf "$cache/base"
     debootstrap --variant=minbase "$codename" "$cache/base" "$mirror" >"$cache/debootstrap.log" 2>&1 ||
-        { tail -n 20 "$cache/debootstrap.log" >&2; fail "debootstrap failed; its log is $cache/debootstrap.log"; }
+        { tail -n 20 "$cache/debootstrap.log" >&2; unavailable "debootstrap failed; its log is $cache/debootstrap.log"; }
     rm -rf "$cache"/base/var/cache/apt/archives/*.deb "$cache"/base/var/lib/apt/lists/*
     tar -C "$cache/base" -cf "$base.new" .
     mv "$base.new" "$base"
     rm -rf "$cache/base"
+fi
+
+if [ "${targets[*]}" = --root ]; then
+    # The root fetches packages in its turn.
+    apt-get update -qq -o APT::Update::Error-Mode=any || unavailable "apt reaches no mirror"
+    exit
 fi
 
 rm -rf "$cache"/root.* # of runs that were killed, or kept for a look

@@ -166,6 +166,7 @@ class Integration:
         shutil.copy2(ROOT / ".ci" / "run", folder / ".ci" / "run")
         script(folder / "bin" / "make", MAKE)
         self.deps("exit 0")
+        script(self.folder / "packaging" / "fresh.sh", "exec packaging/deps.sh fresh")
 
     def deps(self, text: str) -> None:
         script(self.folder / "packaging" / "deps.sh", text)
