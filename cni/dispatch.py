@@ -39,6 +39,13 @@ if TYPE_CHECKING:
     from cni.spec.owner import Owner
 
 
+# What a person who runs a plugin needs to know.
+CALLING = (
+    "A container runtime calls this program with CNI_COMMAND, CNI_CONTAINERID, CNI_NETNS, CNI_IFNAME and CNI_PATH in its\n"
+    "environment and a network configuration on stdin. To try it by hand:\n\n"
+)
+
+
 class Reply(msgspec.Struct, frozen=True):
     """What the caller sees: exit status, stdout, and remarks for stderr."""
 
@@ -88,11 +95,7 @@ def about(name: str) -> str:
     return (
         f"CNI {name} plugin podwire {__version__}\n"
         f"CNI protocol versions supported: {', '.join(versions.SUPPORTED)}\n"
-        "\n"
-        "A container runtime calls this program with CNI_COMMAND, CNI_CONTAINERID, CNI_NETNS, CNI_IFNAME and CNI_PATH in its\n"
-        "environment and a network configuration on stdin. To try it by hand:\n"
-        "\n"
-        f"  CNI_COMMAND=VERSION {name} </dev/null\n"
+        f"\n{CALLING}  CNI_COMMAND=VERSION {name} </dev/null\n"
     )
 
 

@@ -11,7 +11,8 @@ import select
 import sys
 import time
 
-from cni.dispatch import Reply, about, dispatch
+from cni import __version__
+from cni.dispatch import CALLING, Reply, dispatch
 from cni.registry import PLUGINS
 from cni.spec.errors import InputError
 from cni.spec.result import error_document
@@ -29,11 +30,11 @@ CANNOT_ANSWER = "the answer cannot be written, so nobody knows of the attachment
 def main(argv: list[str] | None = None) -> int:
     """Serve one call and return the exit status."""
     arguments = sys.argv if argv is None else argv
-    name = os.path.basename(arguments[0])
+    program = name = os.path.basename(arguments[0])
     if not _known(name):
         name = arguments[1] if len(arguments) > 1 else ""
     if not _known(name):
-        return _usage(name)
+        return _usage("python -m cni" if program == "__main__.py" else program, name)
     verb = os.environ.get("CNI_COMMAND", "")
     try:
         stdin = b"" if not verb else _read_stdin(verb)
@@ -56,15 +57,24 @@ def _known(name: str) -> bool:
     return name in PLUGINS or name in PROVIDERS
 
 
-def _usage(name: str) -> int:
+def _usage(program: str, name: str) -> int:
+    """Help for people: what there is, how it is called. A wrong name is an error."""
+    from importlib import import_module
+
     from ipam.registry import PROVIDERS
 
-    plugins = ", ".join(sorted(PLUGINS | PROVIDERS))
-    wanted = f"there is no plugin {name!r}\n\n" if name and not name.startswith("-") else ""
-    text = f"{wanted}usage: python -m cni PLUGIN\n\nPLUGIN is one of: {plugins}\n\n{about('PLUGIN')}"
-    asked_for_help = not wanted
-    (sys.stdout if asked_for_help else sys.stderr).write(text)
-    return 0 if asked_for_help else 2
+    wrong = bool(name) and not name.startswith("-")
+    modules = sorted({**PLUGINS, **PROVIDERS}.items())
+    told = [(plugin, (import_module(module).__doc__ or "").partition("\n")[0].partition(": ")[2]) for plugin, module in modules]
+    text = (
+        (f"there is no plugin {name!r}\n\n" if wrong else "")
+        + f"usage: {program} PLUGIN\n\nCNI plugins, version {__version__}:\n\n"
+        + "".join(f"  {plugin:<11} {what}\n" for plugin, what in told)
+        + f"\n{CALLING}  CNI_COMMAND=VERSION {program} bridge </dev/null\n"
+        + "\nAn installation has a link with each plugin's name. The project's docs/plugins has a page for each.\n"
+    )
+    (sys.stderr if wrong else sys.stdout).write(text)
+    return 2 if wrong else 0
 
 
 def _read_stdin(verb: str) -> bytes:

@@ -9,6 +9,7 @@ import json
 
 import pytest
 
+from cni import oneshot
 from cni.delegate import Provider
 from cni.dispatch import Plugin, dispatch
 from cni.registry import PLUGINS
@@ -67,3 +68,18 @@ def test_every_name_answers(name: str) -> None:
     assert dispatch(name, {}, b"").stderr.startswith(f"CNI {name} plugin ")
     reply = dispatch(name, {"CNI_COMMAND": "VERSION"}, b'{"cniVersion": "1.0.0"}')
     assert json.loads(reply.stdout)["cniVersion"] == "1.0.0"
+
+
+def test_help_names_every_plugin(capsys: pytest.CaptureFixture[str]) -> None:
+    assert oneshot.main(["/opt/podwire/bin/podwire", "--help"]) == 0
+    told = capsys.readouterr().out
+    assert told.startswith("usage: podwire PLUGIN\n")
+    for name, module in {**PLUGINS, **PROVIDERS}.items():
+        what = (importlib.import_module(module).__doc__ or "").partition("\n")[0].removeprefix(f"{name}: ")
+        assert what and f"  {name:<11} {what}\n" in told
+
+
+def test_a_plugin_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
+    assert oneshot.main(["__main__.py", "calico"]) == 2
+    said = capsys.readouterr()
+    assert said.out == "" and said.err.startswith("there is no plugin 'calico'\n\nusage: python -m cni PLUGIN\n")
