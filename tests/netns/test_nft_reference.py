@@ -201,7 +201,7 @@ def test_names_of_all_legal_kinds(node: Node, network: str, container: str, ifna
     for backend in ("nftables", "iptables"):
         inside(node, add(owner, addresses, backend))
         assert inside(node, check(owner, addresses, backend)) == []
-        inside(node, remove(owner, (), last=True))
+        inside(node, remove(owner))
         assert rules(node) == []
     inside(node, lambda doors: doors.run(spoof.plan_add(owner, owner.host_veth, "02:00:00:00:00:01", spoof.Facts())))
     assert inside(node, check_spoof(owner, "02:00:00:00:00:01")) == []
