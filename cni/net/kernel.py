@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno as errors
 import os
 import socket
+import struct
 from ipaddress import IPv4Network, ip_address, ip_interface
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -42,7 +43,14 @@ _SOL_NETLINK, _CAP_ACK, _EXT_ACK, _STRICT = 270, 10, 11, 12
 _DUMP_TRIES = 10
 
 # The kernel answers each request at once; a silent socket means something is badly wrong.
-_TIMEOUT_S = 20.0
+_TIMEOUT_S = 20
+_TIMEOUT = struct.pack("@ll", _TIMEOUT_S, 0)  # struct timeval
+
+# IF_OPER_*, by their numbers (RFC 2863).
+_OPERSTATES = ("unknown", "notpresent", "down", "lowerlayerdown", "testing", "dormant", "up", "")
+
+# struct bridge_vlan_info: flags, VLAN.
+_VLAN_INFO = struct.Struct("=HH")
 
 _GONE = (errors.ENODEV, errors.ENOENT, errors.ESRCH, errors.EADDRNOTAVAIL)
 
@@ -62,7 +70,8 @@ class Kernel:
     def __init__(self, fd: int | None = None) -> None:
         self.fd = fd
         self._socket = netns.open_socket(fd, socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
-        self._socket.settimeout(_TIMEOUT_S)
+        # Not by settimeout, which would have Python poll before each send and recv.
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _TIMEOUT)
         self._socket.bind((0, 0))
         for option in (_CAP_ACK, _EXT_ACK, _STRICT):
             self._socket.setsockopt(_SOL_NETLINK, option, 1)
@@ -217,7 +226,7 @@ class Kernel:
         """The link's addresses whose duplicate address detection still runs, and those where it found a duplicate."""
         index = self._index(ifname)
         seen = self._dump(m.RTM_GETADDR, {"index": index, "family": socket.AF_INET6}, [], f"cannot list {ifname}")
-        flagged = [(_as_address(message), message.get_attr("IFA_FLAGS") or message["flags"]) for message in seen]
+        flagged = [(_as_address(message), message.number("IFA_FLAGS") or message["flags"]) for message in seen]
         failed = tuple(address for address, flags in flagged if flags & IFA_F_DADFAILED)
         return tuple(a for a, flags in flagged if flags & IFA_F_TENTATIVE and a not in failed), failed
 
@@ -323,7 +332,9 @@ class Kernel:
             if error.errno in (errors.ENODEV, errors.EINVAL, errors.ERANGE):
                 return None
             raise
-        link = _as_link(answers[0].message)
+        message = answers[0].message
+        assert message is not None, "an answer without an error has a link"
+        link = _as_link(message)
         self._indexes[link.name] = link.index
         return link
 
@@ -395,11 +406,11 @@ class Kernel:
             if answers:
                 return answers
 
-    def _dump(self, kind: int, fields: dict[str, Any], attrs: list[Any], words: str) -> list[Any]:
+    def _dump(self, kind: int, fields: dict[str, Any], attrs: list[Any], words: str) -> list[m.Message]:
         """All objects of a kind. An interrupted dump is repeated; one that never holds still is reported, not trusted."""
         for _ in range(_DUMP_TRIES):
             self._send(words, self._encoded(Request(kind, m.NLM_F_DUMP, fields, attrs), 0))
-            found: list[Any] = []
+            found: list[m.Message] = []
             interrupted = done = False
             while not done:
                 for answer in self._receive(words):
@@ -416,7 +427,7 @@ class Kernel:
                 return found
         raise TryAgain(f"{words}: the kernel's tables changed during each of {_DUMP_TRIES} tries")
 
-    def _of_link(self, ifname: str, kind: int, fields: dict[str, Any], attrs: list[Any], words: str) -> list[Any]:
+    def _of_link(self, ifname: str, kind: int, fields: dict[str, Any], attrs: list[Any], words: str) -> list[m.Message]:
         """All objects of a link; none when it went away since its index was read."""
         try:
             return self._dump(kind, fields, attrs, words)
@@ -439,8 +450,8 @@ class Kernel:
     def _receive(self, words: str) -> list[m.Answer]:
         try:
             return m.decode(self._socket.recv(1 << 18))
-        except TimeoutError as error:
-            raise CNIError(f"{words}: the kernel did not answer within {_TIMEOUT_S:.0f} s") from error
+        except BlockingIOError as error:
+            raise CNIError(f"{words}: the kernel did not answer within {_TIMEOUT_S} s") from error
         except OSError as error:
             raise KernelError(words, error) from error
 
@@ -468,61 +479,56 @@ def random_mac() -> str:
     return ":".join(f"{byte:02x}" for byte in raw)
 
 
-def _as_link(message: Any) -> Link:
-    info = message.get_attr("IFLA_LINKINFO")
-    kind = (info.get_attr("IFLA_INFO_KIND") if info else None) or ""
-    data = info.get_attr("IFLA_INFO_DATA") if info and kind == "bridge" else None
-    port = info.get_attr("IFLA_INFO_SLAVE_DATA") if info and info.get_attr("IFLA_INFO_SLAVE_KIND") == "bridge" else None
+def _as_link(message: m.Message) -> Link:
+    info = message.nested("IFLA_LINKINFO")
+    kind = info.text("IFLA_INFO_KIND")
+    bridge = info.nested("IFLA_INFO_DATA") if kind == "bridge" else None
+    port = info.nested("IFLA_INFO_SLAVE_DATA") if info.text("IFLA_INFO_SLAVE_KIND") == "bridge" else None
+    flags = message["flags"]
     return Link(
         index=message["index"],
-        name=message.get_attr("IFLA_IFNAME"),
+        name=message.text("IFLA_IFNAME"),
         kind=kind,
-        mac=message.get_attr("IFLA_ADDRESS") or "",
-        mtu=message.get_attr("IFLA_MTU") or 0,
-        up=bool(message["flags"] & IFF_UP),
-        operstate=(message.get_attr("IFLA_OPERSTATE") or "").lower(),
-        master=message.get_attr("IFLA_MASTER") or 0,
-        promisc=bool(message["flags"] & IFF_PROMISC),
-        alias=message.get_attr("IFLA_IFALIAS") or "",
-        peer_index=message.get_attr("IFLA_LINK") or 0,
-        peer_elsewhere=message.get_attr("IFLA_LINK_NETNSID") is not None,
-        vlan_filtering=bool(data and data.get_attr("IFLA_BR_VLAN_FILTERING")),
-        hairpin=bool(port and port.get_attr("IFLA_BRPORT_MODE")),
-        isolated=bool(port and port.get_attr("IFLA_BRPORT_ISOLATED")),
+        mac=message.mac("IFLA_ADDRESS"),
+        mtu=message.number("IFLA_MTU"),
+        up=bool(flags & IFF_UP),
+        operstate=_OPERSTATES[min(message.number("IFLA_OPERSTATE"), len(_OPERSTATES) - 1)],
+        master=message.number("IFLA_MASTER"),
+        promisc=bool(flags & IFF_PROMISC),
+        alias=message.text("IFLA_IFALIAS"),
+        peer_index=message.number("IFLA_LINK"),
+        peer_elsewhere=message.raw("IFLA_LINK_NETNSID") is not None,
+        vlan_filtering=bool(bridge and bridge.number("IFLA_BR_VLAN_FILTERING")),
+        hairpin=bool(port and port.number("IFLA_BRPORT_MODE")),
+        isolated=bool(port and port.number("IFLA_BRPORT_ISOLATED")),
     )
 
 
-def _as_address(message: Any) -> Cidr:
-    text = message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS")
-    return ip_interface(f"{text}/{message['prefixlen']}")
+def _as_address(message: m.Message) -> Cidr:
+    packed = message.raw("IFA_LOCAL") or message.raw("IFA_ADDRESS") or b""
+    return ip_interface((packed, message["prefixlen"]))
 
 
-def _as_routes(message: Any, index: int) -> list[RouteSeen]:
+def _as_routes(message: m.Message, index: int) -> list[RouteSeen]:
     """A route message as the routes it has through the link: one, or one for each of its next hops."""
     if message["type"] != RTN_UNICAST:
         return []
-    v6 = message["family"] == socket.AF_INET6
-    dst = ip_interface(f"{message.get_attr('RTA_DST') or ('::' if v6 else '0.0.0.0')}/{message['dst_len']}")
-    hops = message.get_attr("RTA_MULTIPATH")
-    gateways = (
-        [hop.get_attr("RTA_GATEWAY") for hop in hops if hop["oif"] == index]
-        if hops
-        else [message.get_attr("RTA_GATEWAY")] * (message.get_attr("RTA_OIF") == index)
-    )
+    any_address = b"\0" * (16 if message["family"] == socket.AF_INET6 else 4)
+    dst = ip_interface((message.raw("RTA_DST") or any_address, message["dst_len"]))
+    gateways = [hop for out, hop in message.next_hops() if out == index]
     return [
         RouteSeen(
             dst=dst,
             gw=ip_address(gateway) if gateway else None,
-            table=message.get_attr("RTA_TABLE") or message["table"],
+            table=message.number("RTA_TABLE") or message["table"],
             scope=message["scope"],
-            priority=message.get_attr("RTA_PRIORITY") or 0,
+            priority=message.number("RTA_PRIORITY"),
             protocol=message["proto"],
         )
         for gateway in gateways
     ]
 
 
-def _as_vlans(message: Any) -> tuple[Vlan, ...]:
-    spec = message.get_attr("IFLA_AF_SPEC")
-    entries = spec.get_attrs("IFLA_BRIDGE_VLAN_INFO") if spec else []
-    return tuple(Vlan(entry["vid"], bool(entry["flags"] & 0x2), bool(entry["flags"] & 0x4)) for entry in entries)
+def _as_vlans(message: m.Message) -> tuple[Vlan, ...]:
+    entries = (_VLAN_INFO.unpack(raw) for raw in message.nested("IFLA_AF_SPEC").raws("IFLA_BRIDGE_VLAN_INFO"))
+    return tuple(Vlan(vid, bool(flags & 0x2), bool(flags & 0x4)) for flags, vid in entries)
