@@ -1,1 +1,1 @@
-"""The resident process of a node: it serves plugin calls from memory, by the frame that ``agent.frame`` describes."""
+"""The resident node process: plugin calls over a socket, served by a warm interpreter."""
