@@ -17,6 +17,8 @@ python3                     the interpreter
 python3-venv                .venv
 binutils                    objdump and strip, for PyInstaller
 libnftables1                nftables in process
+gcc                         the native client
+libc6-dev                   its C library, static
 ca-certificates             pip
 TXT
     # shared interpreter library that travels in the bundle
