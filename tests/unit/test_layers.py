@@ -44,6 +44,7 @@ RULES = (
     Rule(("cni.net",), ("cni.spec", "cni.net", "cni.nft")),
     Rule(("cni.nft",), ("cni.spec", "cni.nft")),
     Rule(("cni.registry", "ipam.registry"), (), IMPURE),
+    Rule(("agent.frame",), (), IMPURE),
     Rule(("ipam",), ("cni.spec", "ipam")),
     Rule(PURE_IPAM, ("cni.spec", "ipam"), IMPURE),
     Rule(("cni",), ("cni",)),
@@ -226,6 +227,7 @@ PLANTED = {
     "cni.dispatch": ("import ipam", "from ipam.registry import PROVIDERS", "import agent.server", "import subprocess"),
     "ipam.store": ("import cni.net.kernel", "from cni import delegate", "from cni.dispatch import Reply"),
     "ipam.allocate": ("import os", "import time"),
+    "agent.frame": ("import socket", "import os", "from cni.dispatch import Reply"),
     "cni.registry": ("import cni.plugins.bridge",),
 }
 
