@@ -80,7 +80,7 @@ def delegate(name: str, call: Call, prev: Result | None = None) -> Result | None
     Errors of the plugin pass through with their code, message and details. When somebody else's plugin fails an ADD, it is
     told to DEL before the failure is (spec section 4): it may hold an address all the same. Ours hold none then.
     """
-    path = find(name, call.path)
+    path = find(name, call.path, call.folder)
     if _is_ours(path):
         if name in PLUGINS:  # it would ask for an address before it does anything: the same plugin, and so on without end
             raise ConfigError(f"invalid ipam.type {name!r}: {name} makes interfaces and gives no addresses")
@@ -106,14 +106,14 @@ def undo_add(name: str, call: Call) -> CNIError | None:
     return None
 
 
-def find(name: str, path: tuple[str, ...]) -> str:
-    """The executable of a plugin: the first regular file of the name in the folders of CNI_PATH."""
+def find(name: str, path: tuple[str, ...], folder: str = "") -> str:
+    """The executable of a plugin: the first regular file of the name in the folders of CNI_PATH, from ``folder`` on."""
     if not name or "/" in name or "\0" in name:
         raise ConfigError(f"invalid ipam.type {name!r}: expected the name of a plugin in CNI_PATH")
     if not path:
         raise EnvError("required env variables [CNI_PATH] missing", f"it is needed to find the IPAM plugin {name!r}")
-    for folder in path:
-        candidate = os.path.join(folder, name)
+    for part in path:
+        candidate = os.path.join(folder, part, name)
         try:
             if stat.S_ISREG(os.stat(candidate).st_mode):
                 return candidate
@@ -145,7 +145,8 @@ def _run(path: str, call: Call) -> CompletedProcess[bytes]:
     env = dict(call.env, CNI_COMMAND=call.verb)
     for attempt in range(_BUSY_TRIES):
         try:
-            return subprocess.run([path], input=call.stdin, env=env, capture_output=True, check=False)
+            folder = call.folder or None
+            return subprocess.run([path], input=call.stdin, env=env, cwd=folder, capture_output=True, check=False)
         except OSError as error:
             if error.errno != errno.ETXTBSY or attempt == _BUSY_TRIES - 1:
                 raise CNIError(f"cannot run IPAM plugin {path}: {error.strerror}") from error

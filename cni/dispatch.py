@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 import msgspec
 
 from cni import __version__
+from cni.caller import Caller
 from cni.delegate import delegate, find, provider, serve, undo_add
 from cni.registry import PLUGINS
 from cni.spec import versions
@@ -31,6 +32,7 @@ from cni.spec.errors import (
     UnknownSandbox,
 )
 from cni.spec.result import Result, error_document, printable, read_result, render, version_document
+from cni.trace import Trace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -46,12 +48,36 @@ CALLING = (
 )
 
 
+# A reply that could not be delivered.
+CANNOT_ANSWER = "the answer cannot be delivered, so nobody knows of the attachment: it is taken back"
+
+
 class Reply(msgspec.Struct, frozen=True):
-    """What the caller sees: exit status, stdout, and remarks for stderr."""
+    """What the caller sees: exit status, stdout, and remarks for stderr. The rest is for logs: the error's code, 0 for
+    success, and what ``cni.trace`` says.
+    """
 
     status: int
     stdout: bytes = b""
     stderr: str = ""
+    code: int = 0
+    network: str = ""
+    addresses: tuple[str, ...] = ()
+    phases: tuple[tuple[str, float], ...] = ()
+    repairs: tuple[str, ...] = ()
+
+
+class Turn(msgspec.Struct, frozen=True):
+    """One call while it is served."""
+
+    call: Call
+    prev: Result | None
+    caller: Caller
+    trace: Trace
+
+    def host(self, needed: bool) -> Host:
+        """The doors of the call; for ``needed`` see ``_open_sandbox``."""
+        return self.caller.host(_open_sandbox(self.call, self.caller, needed), self.call.env.get("PATH", ""))
 
 
 class Plugin(Protocol):
@@ -69,10 +95,28 @@ class Plugin(Protocol):
     def status(self, conf: Any, call: Call, host: Host) -> None: ...
 
 
-def dispatch(name: str, env: Mapping[str, str], stdin: bytes) -> Reply:
+def answer(
+    name: str, env: Mapping[str, str], stdin: bytes, deliver: Callable[[Reply], bool], caller: Caller | None = None
+) -> tuple[Reply, bool]:
+    """Serve one call and have the reply delivered; the reply, and whether ``deliver`` said that it was.
+
+    An ADD whose reply cannot be delivered is taken back by a DEL.
+    """
+    reply = dispatch(name, env, stdin, caller)
+    delivered = deliver(reply)
+    if not delivered and env.get("CNI_COMMAND") == "ADD" and reply.status == 0:
+        undone = dispatch(name, {**env, "CNI_COMMAND": "DEL"}, stdin, caller)
+        told = f"{name}: {CANNOT_ANSWER}\n{undone.stderr}"
+        reply = msgspec.structs.replace(reply, status=1, stdout=b"", stderr=told, repairs=(*reply.repairs, "undelivered"))
+        deliver(reply)
+    return reply, delivered
+
+
+def dispatch(name: str, env: Mapping[str, str], stdin: bytes, caller: Caller | None = None) -> Reply:
     """Serve one call of the plugin ``name``. Never raises: whatever happens becomes a reply."""
     notes: list[str] = []
     version = versions.LATEST
+    trace = Trace()
     try:
         if not env.get("CNI_COMMAND"):
             return Reply(0, stderr=about(name))
@@ -81,13 +125,16 @@ def dispatch(name: str, env: Mapping[str, str], stdin: bytes) -> Reply:
         check_env(env)
         document = decode_document(stdin)
         version = text_at(document, "cniVersion") or versions.DEFAULT
-        call = _call(env, stdin, document, version, notes)
-        answer = _serve(name, call)
-        return Reply(0, answer, _lines(name, notes))
+        caller = caller or Caller()
+        call = _call(env, stdin, document, version, notes, caller.folder)
+        trace.network = call.network
+        told = _serve(name, Turn(call, _previous(call), caller, trace))
+        trace.begin("")
+        return Reply(0, told, _lines(name, notes), 0, trace.network, trace.addresses, tuple(trace.phases), tuple(trace.repairs))
     except CNIError as error:
-        return _failed(name, version, error, notes)
+        return _failed(name, version, error, notes, trace)
     except Exception as error:  # the promise of one JSON document holds for our own mistakes too
-        return _failed(name, version, _internal(error, notes), notes)
+        return _failed(name, version, _internal(error, notes), notes, trace)
 
 
 def about(name: str) -> str:
@@ -99,7 +146,7 @@ def about(name: str) -> str:
     )
 
 
-def _call(env: Mapping[str, str], stdin: bytes, document: dict[str, Any], version: str, notes: list[str]) -> Call:
+def _call(env: Mapping[str, str], stdin: bytes, document: dict[str, Any], version: str, notes: list[str], folder: str) -> Call:
     network = check_network_name(_name(document))
     verb = env["CNI_COMMAND"]
     if verb not in VERBS:
@@ -118,6 +165,7 @@ def _call(env: Mapping[str, str], stdin: bytes, document: dict[str, Any], versio
         config=document,
         stdin=stdin,
         env=dict(env),
+        folder=folder,
         notes=notes,
     )
 
@@ -134,31 +182,34 @@ def _asked_version(stdin: bytes) -> str:
         return ""
 
 
-def _serve(name: str, call: Call) -> bytes:
-    prev = _previous(call)
+def _serve(name: str, turn: Turn) -> bytes:
+    call = turn.call
     module = PLUGINS.get(name)
     if module is None:
         own = provider(name)
         if own is None:
             raise ConfigError(f"there is no plugin {name!r} in podwire", f"known: {', '.join(sorted(PLUGINS))}")
-        sandbox = _open_sandbox(call, needed=False)
+        sandbox = _open_sandbox(call, turn.caller, needed=False)
         if sandbox is not None:
             _close(sandbox)
-        result = serve(own, call, prev)
-        return b"" if result is None else render(result, call.version)
+        turn.trace.begin("lease")
+        result = serve(own, call, turn.prev)
+        return b"" if result is None else _render(result, turn)
     plugin = cast("Plugin", importlib.import_module(module))
-    return _VERBS[call.verb](plugin, call, prev)
+    turn.trace.begin("parse")
+    return _VERBS[call.verb](plugin, turn)
 
 
-def _add(plugin: Plugin, call: Call, prev: Result | None) -> bytes:
+def _add(plugin: Plugin, turn: Turn) -> bytes:
+    call = turn.call
     conf = plugin.parse(call)
     if plugin.CREATES_INTERFACE:
         check_new_ifname(call.ifname, "CNI_IFNAME")
-    host = _host(call, needed=True)
+    host = turn.host(needed=True)
     try:
         if plugin.CREATES_INTERFACE:
             _refuse_second(call, host)
-        return _added(plugin, conf, call, prev, host)
+        return _added(plugin, conf, turn, host)
     finally:
         host.close()
 
@@ -175,20 +226,27 @@ def _refuse_second(call: Call, host: Host) -> None:
         raise CNIError(there, f"its host end is {port.name}; DEL it first")
 
 
-def _added(plugin: Plugin, conf: Any, call: Call, prev: Result | None, host: Host) -> bytes:
+def _added(plugin: Plugin, conf: Any, turn: Turn, host: Host) -> bytes:
     """The ADD itself: lease, look, plan, execute, report. Whatever fails, all that was done is taken back, last first."""
     from cni.net.execute import execute, undo
 
+    call, trace = turn.call, turn.trace
     ipam = _ipam(conf)
-    lease = delegate(ipam, call) if ipam else None if plugin.CREATES_INTERFACE else prev
+    trace.begin("lease")
+    lease = delegate(ipam, call) if ipam else None if plugin.CREATES_INTERFACE else turn.prev
     done: list[Any] = []
     try:
+        trace.begin("look")
         host.work()
         facts = plugin.look(conf, call, host, lease)
         plan, result = plugin.plan_add(conf, call, facts, lease or Result())
+        trace.begin("execute")
         execute(plan, host, done)
-        return render(plugin.report(conf, result, host), call.version)
+        trace.begin("report")
+        return _render(plugin.report(conf, result, host), turn)
     except BaseException:
+        trace.begin("undo")
+        trace.repairs.append("failed")
         leftovers = undo(done, host)
         host.rest()
         if ipam:
@@ -197,46 +255,58 @@ def _added(plugin: Plugin, conf: Any, call: Call, prev: Result | None, host: Hos
         raise
 
 
-def _del(plugin: Plugin, call: Call, prev: Result | None) -> bytes:
+def _render(result: Result, turn: Turn) -> bytes:
+    turn.trace.addresses = tuple(str(ip.address) for ip in result.ips)
+    return render(result, turn.call.version)
+
+
+def _del(plugin: Plugin, turn: Turn) -> bytes:
     """Remove everything of the attachment. One failure never keeps the rest from being removed, least of all the lease."""
+    call = turn.call
     conf = plugin.parse(call)
-    failures = _remove(call, lambda host: plugin.plan_del(conf, call, plugin.look(conf, call, host, prev)))
-    _raise_first(failures + _attempt(_ipam(conf), call, prev))
+    failures = _remove(turn, lambda host: plugin.plan_del(conf, call, plugin.look(conf, call, host, turn.prev)))
+    _raise_first(failures + _attempt(_ipam(conf), turn))
     return b""
 
 
-def _remove(call: Call, plan: Callable[[Host], list[Any]]) -> list[CNIError]:
+def _remove(turn: Turn, plan: Callable[[Host], list[Any]]) -> list[CNIError]:
     """Look, plan and remove; returns what failed, our own mistakes included, so that the caller goes on."""
     from cni.net.execute import remove
 
-    host = _host(call, needed=False)
+    turn.trace.begin("look")
+    host = turn.host(needed=False)
     try:
-        return remove(plan(host), host)
+        planned = plan(host)
+        turn.trace.begin("remove")
+        return remove(planned, host)
     except CNIError as error:
         return [error]
     except Exception as error:
-        return [_internal(error, call.notes)]
+        return [_internal(error, turn.call.notes)]
     finally:
         host.close()
 
 
-def _check(plugin: Plugin, call: Call, prev: Result | None) -> bytes:
+def _check(plugin: Plugin, turn: Turn) -> bytes:
+    call, prev = turn.call, turn.prev
     conf = plugin.parse(call)
     if prev is None and plugin.CREATES_INTERFACE:
         raise ConfigError("required prevResult missing", "CHECK compares the attachment with the result of its ADD")
-    host = _host(call, needed=True)
+    turn.trace.begin("check")
+    host = turn.host(needed=True)
     try:
         problems = plugin.check(conf, call, plugin.look(conf, call, host, prev), prev)
     finally:
         host.close()
-    of_ipam = _attempt(_ipam(conf), call, prev)
+    of_ipam = _attempt(_ipam(conf), turn)
     if problems:
         raise CheckFailed("; ".join([*problems, *map(str, of_ipam)]))
     _raise_first(of_ipam)
     return b""
 
 
-def _gc(plugin: Plugin, call: Call, prev: Result | None) -> bytes:
+def _gc(plugin: Plugin, turn: Turn) -> bytes:
+    call = turn.call
     conf = plugin.parse(call)
     keep = call.valid_owners
     failures: list[CNIError] = []
@@ -247,16 +317,19 @@ def _gc(plugin: Plugin, call: Call, prev: Result | None) -> bytes:
         def plan(host: Host) -> list[Any]:
             planned = plugin.plan_gc(conf, call, keep, host)
             call.notes.extend(op.describe() for op in planned)
+            turn.trace.repairs.extend("collected" for _ in planned)
             return planned
 
-        failures += _remove(call, plan)
-    _raise_first(failures + _attempt(_ipam(conf), call, prev))
+        failures += _remove(turn, plan)
+    _raise_first(failures + _attempt(_ipam(conf), turn))
     return b""
 
 
-def _status(plugin: Plugin, call: Call, prev: Result | None) -> bytes:
+def _status(plugin: Plugin, turn: Turn) -> bytes:
+    call = turn.call
     conf = plugin.parse(call)
-    host = _host(call, needed=False)
+    turn.trace.begin("status")
+    host = turn.host(needed=False)
     try:
         plugin.status(conf, call, host)
     finally:
@@ -264,7 +337,7 @@ def _status(plugin: Plugin, call: Call, prev: Result | None) -> bytes:
     ipam = _ipam(conf)
     if ipam:
         try:
-            find(ipam, call.path)
+            find(ipam, call.path, call.folder)
         except CNIError as error:
             raise NotAvailable(error.msg, error.details) from error
         delegate(ipam, call)
@@ -280,11 +353,12 @@ def _ipam(conf: Any) -> str:
     return "" if ipam is None else cast("str", ipam.type)
 
 
-def _attempt(ipam: str, call: Call, prev: Result | None) -> list[CNIError]:
+def _attempt(ipam: str, turn: Turn) -> list[CNIError]:
     """Delegate, and return the failure instead of raising it."""
     try:
         if ipam:
-            delegate(ipam, call, prev)
+            turn.trace.begin("lease")
+            delegate(ipam, turn.call, turn.prev)
     except CNIError as error:
         return [error]
     return []
@@ -312,13 +386,7 @@ def _previous(call: Call) -> Result | None:
         return None
 
 
-def _host(call: Call, needed: bool) -> Host:
-    from cni.net.host import Host
-
-    return Host(_open_sandbox(call, needed), call.env.get("PATH", ""))
-
-
-def _open_sandbox(call: Call, needed: bool) -> int | None:
+def _open_sandbox(call: Call, caller: Caller, needed: bool) -> int | None:
     """The sandbox's descriptor, never that of the host's own namespace (HostSandbox, 8).
 
     Without ``needed`` a sandbox that is gone, or whose path is no namespace any more, counts as None: DEL must go on without it
@@ -329,7 +397,7 @@ def _open_sandbox(call: Call, needed: bool) -> int | None:
     from cni.net import netns
 
     try:
-        fd = netns.open_sandbox(call.netns)
+        fd = caller.open_sandbox(call.netns)
     except (UnknownSandbox, EnvError) as error:
         if needed:
             raise
@@ -360,9 +428,18 @@ def _internal(error: Exception, notes: list[str]) -> CNIError:
     return CNIError(f"internal error: {type(error).__name__}: {said}")
 
 
-def _failed(name: str, version: str, error: CNIError, notes: list[str]) -> Reply:
+def _failed(name: str, version: str, error: CNIError, notes: list[str], trace: Trace) -> Reply:
     echoed = version if version in versions.SUPPORTED else versions.LATEST
-    return Reply(1, error_document(echoed, error.code, error.msg, error.details), _lines(name, notes))
+    trace.begin("")
+    return Reply(
+        status=1,
+        stdout=error_document(echoed, error.code, error.msg, error.details),
+        stderr=_lines(name, notes),
+        code=error.code,
+        network=trace.network,
+        phases=tuple(trace.phases),
+        repairs=tuple(trace.repairs),
+    )
 
 
 def _lines(name: str, notes: list[str]) -> str:

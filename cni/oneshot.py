@@ -12,19 +12,17 @@ import sys
 import time
 
 from cni import __version__
-from cni.dispatch import CALLING, Reply, dispatch
+from cni.dispatch import CALLING, Reply, answer
 from cni.registry import PLUGINS
 from cni.spec.errors import InputError
 from cni.spec.result import error_document
 from cni.spec.versions import LATEST
 
-# A network configuration is a few kilobytes; with a long chain's prevResult some more.
-STDIN_LIMIT = 16 << 20
+# A network configuration is a few kilobytes; with a long chain's prevResult some more. shim/shim.c has the same limit.
+STDIN_LIMIT = 1 << 20
 
 # VERSION may be asked by hand with nothing on stdin that ever ends; no runtime takes this long to write its few bytes.
 VERSION_PATIENCE_S = 1.0
-
-CANNOT_ANSWER = "the answer cannot be written, so nobody knows of the attachment: it is taken back\n"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -41,14 +39,10 @@ def main(argv: list[str] | None = None) -> int:
     except OSError as error:
         failure = InputError("cannot read the network configuration from stdin", str(error))
         reply = Reply(1, error_document(LATEST, failure.code, failure.msg, failure.details))
-    else:
-        reply = dispatch(name, dict(os.environ), stdin)
-    if _print(reply):
-        return reply.status
-    if verb == "ADD" and reply.status == 0:
-        undone = dispatch(name, {**os.environ, "CNI_COMMAND": "DEL"}, stdin)
-        _print(Reply(1, stderr=f"{name}: {CANNOT_ANSWER}{undone.stderr}"))
-    return 1
+        _print(reply)
+        return 1
+    reply, delivered = answer(name, dict(os.environ), stdin, _print)
+    return reply.status if delivered else 1
 
 
 def _known(name: str) -> bool:

@@ -27,7 +27,7 @@ from cni.spec.addresses import Cidr, is_v6
 from cni.spec.errors import EnvError, KernelError, UnknownSandbox, UnsupportedField
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from cni.spec.result import Route
 
@@ -275,6 +275,12 @@ class FakeKernel:
             link.promisc = promisc
         if up is not None:
             self.namespace.switch(link, up)
+
+    def forget(self) -> None:
+        """A fake remembers no indexes."""
+
+    def delete_links(self, names: Iterable[str], group: int) -> dict[str, bool]:
+        return {name: self.delete_link(name) for name in names}
 
     def delete_link(self, name: str) -> bool:
         link = self.namespace.links.get(name)
@@ -785,6 +791,9 @@ class FakeHost:
             return self.root
         assert self.sandbox is not None, "a plan for a sandbox that is gone"
         return self.sandbox
+
+    def delete_link(self, side: Side, name: str) -> bool:
+        return self.kernel(side).delete_link(name)
 
     def sysctl(self, side: Side, key: str) -> str | None:
         return self._sysctls(side, key).get(key)

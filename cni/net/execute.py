@@ -156,7 +156,7 @@ def _set_sysctls(op: ops.SetSysctls, host: Host) -> bool:
 
 def _await_port(op: ops.AwaitPort, host: Host) -> bool:
     deadline = time.monotonic() + PORT_WAIT_S
-    pause = 0.0005
+    pause = 0.0001
     while True:
         link = host.root.link(op.name)
         state = "gone" if link is None else link.operstate
@@ -208,7 +208,7 @@ APPLY: dict[type[Any], Callable[[Any, Host], bool]] = {
     ops.AdmitVlan: _admit_vlan,
     ops.ExpelVlan: _expel_vlan,
     ops.CreateVlanGateway: lambda op, host: host.root.create_vlan(op.name, op.bridge, op.vid),
-    ops.DeleteLink: lambda op, host: host.kernel(op.side).delete_link(op.name),
+    ops.DeleteLink: lambda op, host: host.delete_link(op.side, op.name),
     ops.SetLink: _set_link,
     ops.PinMac: _pin_mac,
     ops.SetVlans: _set_vlans,

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from cni.net import netns
 from cni.net.kernel import Kernel
 from cni.net.ops import Side
+from cni.net.removal import Removals
 
 if TYPE_CHECKING:
     from cni.nft.apply import Nft
@@ -23,25 +24,12 @@ if TYPE_CHECKING:
 LOCK_FOLDER = "/run/podwire"
 
 
-class Host:
-    """The doors of one call. ``sandbox_fd`` is the pod's namespace, None when it is gone (a late DEL) or not needed.
-    ``search_path`` is the caller's PATH, for programs.
-    """
+class Doors:
+    """What a process has open on its host. Calls share them: in the agent for as long as it lives, else there is one call."""
 
-    def __init__(self, sandbox_fd: int | None = None, search_path: str = "") -> None:
-        self.sandbox_fd = sandbox_fd
-        self._search_path = search_path
-        self._lock: int | None = None
-
-    @cached_property
-    def root(self) -> Kernel:
-        """The host's links, addresses and routes."""
-        return Kernel(None)
-
-    @cached_property
-    def sandbox(self) -> Kernel | None:
-        """The sandbox's; None without a sandbox."""
-        return None if self.sandbox_fd is None else Kernel(self.sandbox_fd)
+    def __init__(self) -> None:
+        self._idle: list[Kernel] = []
+        self.removals = Removals()
 
     @cached_property
     def nft(self) -> Nft:
@@ -49,6 +37,53 @@ class Host:
         from cni.nft.apply import Nft
 
         return Nft()
+
+    def borrow(self) -> Kernel:
+        """A kernel door of the host's namespace for one call alone: an answer must reach who asked."""
+        try:
+            kernel = self._idle.pop()
+        except IndexError:
+            return Kernel(None)
+        kernel.forget()
+        return kernel
+
+    def give_back(self, kernel: Kernel) -> None:
+        """The end of ``borrow``."""
+        self._idle.append(kernel)
+
+    def close(self) -> None:
+        """Close what nobody uses at the moment."""
+        while self._idle:
+            self._idle.pop().close()
+
+
+class Host:
+    """The doors of one call. ``sandbox_fd`` is the pod's namespace, None when it is gone (a late DEL) or not needed.
+
+    ``search_path`` is the caller's PATH, for programs. ``doors`` outlive the call; without them it opens its own.
+    """
+
+    def __init__(self, sandbox_fd: int | None = None, search_path: str = "", doors: Doors | None = None) -> None:
+        self.sandbox_fd = sandbox_fd
+        self._search_path = search_path
+        self._lock: int | None = None
+        self._own = doors is None
+        self._doors = doors or Doors()
+
+    @cached_property
+    def root(self) -> Kernel:
+        """The host's links, addresses and routes."""
+        return self._doors.borrow()
+
+    @cached_property
+    def sandbox(self) -> Kernel | None:
+        """The sandbox's; None without a sandbox."""
+        return None if self.sandbox_fd is None else Kernel(self.sandbox_fd)
+
+    @property
+    def nft(self) -> Nft:
+        """The host's nftables."""
+        return self._doors.nft
 
     @cached_property
     def iptables(self) -> Iptables:
@@ -63,6 +98,10 @@ class Host:
             return self.root
         assert self.sandbox is not None, "a plan for a sandbox that is gone"
         return self.sandbox
+
+    def delete_link(self, side: Side, name: str) -> bool:
+        """Delete a link; False when it was gone already. On the host together with those of other calls."""
+        return self._doors.removals.delete(self.root, name) if side is Side.HOST else self.kernel(side).delete_link(name)
 
     def sysctl(self, side: Side, key: str) -> str | None:
         """A sysctl's value, None where the kernel lacks it."""
@@ -110,10 +149,13 @@ class Host:
 
     def close(self) -> None:
         """Close every door that was opened."""
-        for name in ("root", "sandbox"):
-            door = self.__dict__.get(name)
-            if door is not None:
-                door.close()
+        root, sandbox = self.__dict__.pop("root", None), self.__dict__.pop("sandbox", None)
+        if root is not None:
+            self._doors.give_back(root)
+        if sandbox is not None:
+            sandbox.close()
+        if self._own:
+            self._doors.close()
         if self.sandbox_fd is not None:
             os.close(self.sandbox_fd)
             self.sandbox_fd = None

@@ -14,13 +14,16 @@ from contextlib import contextmanager
 from fcntl import ioctl
 from typing import TYPE_CHECKING
 
-from cni.spec.errors import EnvError, KernelError, UnknownSandbox
+from cni.spec.errors import CNIError, EnvError, KernelError, UnknownSandbox
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 # /proc/thread-self names the calling thread, which may sit in another namespace than the process's first one.
 OWN = "/proc/thread-self/ns/net"
+
+# A FIFO in the place of a sandbox must not make anybody wait.
+OPEN_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
 
 _CLONE_NEWNET = 0x40000000
 _NS_GET_NSTYPE = 0xB703
@@ -35,17 +38,26 @@ def die_with_parent() -> None:
 
 
 def open_sandbox(path: str) -> int:
-    """A descriptor of the network namespace at ``path`` (CNI_NETNS).
-
-    UnknownSandbox (3) when nothing is there, EnvError (4) when what is there is no network namespace, for example the empty
-    file that a half-removed ``ip netns`` leaves behind.
-    """
+    """A descriptor of the network namespace at ``path`` (CNI_NETNS); errors as ``unopened`` and ``checked`` have them."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise UnknownSandbox(f"cannot open CNI_NETNS {path!r}: {error.strerror}") from error
+        fd = os.open(path, OPEN_FLAGS)
     except (OSError, ValueError) as error:
-        raise EnvError(f"cannot open CNI_NETNS {path!r}: {error}") from error
+        raise unopened(path, error) from error
+    return checked(fd, path)
+
+
+def unopened(path: str, error: OSError | ValueError) -> CNIError:
+    """Why a sandbox could not be opened: UnknownSandbox (3) when nothing is there, else EnvError (4)."""
+    if isinstance(error, (FileNotFoundError, NotADirectoryError)):
+        return UnknownSandbox(f"cannot open CNI_NETNS {path!r}: {error.strerror}")
+    return EnvError(f"cannot open CNI_NETNS {path!r}: {error}")
+
+
+def checked(fd: int, path: str) -> int:
+    """The descriptor itself when it is of a network namespace.
+
+    Else it is closed, and EnvError (4) raised: for example for the empty file that a half-removed ``ip netns`` leaves behind.
+    """
     try:
         kind = ioctl(fd, _NS_GET_NSTYPE)
     except OSError:

@@ -33,7 +33,10 @@ ARGS_KEYS = ("IP", "GATEWAY", "MAC")
 
 
 class Call(msgspec.Struct, frozen=True, kw_only=True):
-    """A checked call. ``notes`` collects remarks for stderr; everything else is read-only."""
+    """A checked call. ``notes`` collects remarks for stderr; everything else is read-only.
+
+    ``folder`` is where the caller's relative paths begin; empty for the folder this process is in.
+    """
 
     verb: str
     container_id: str = ""
@@ -46,6 +49,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     config: dict[str, Any] = {}
     stdin: bytes = b""
     env: dict[str, str] = {}
+    folder: str = ""
     notes: list[str] = msgspec.field(default_factory=list)
 
     @property

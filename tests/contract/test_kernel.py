@@ -532,6 +532,18 @@ def _side() -> Any:
     return HOST
 
 
+def test_links_deleted_together(lab: Lab) -> None:
+    """Several at once, of which one is gone already; the rest of the host's links stay."""
+    for number in range(3):
+        lab.veth(name=f"veth{number}", peer=f"eth{number}")
+    lab.root.create_bridge("br0", 0, False)
+    assert lab.root.delete_links(["veth0", "none", "veth2"], 77) == {"veth0": True, "none": False, "veth2": True}
+    assert {link.name for link in lab.root.links()} == {"lo", "br0", "veth1"}
+    assert lab.root.delete_links(["veth0"], 77) == {"veth0": False}
+    seen = lab.links()
+    assert seen is None or set(seen) == {"lo", "br0", "veth1"}
+
+
 def test_the_fake_has_every_verb_of_the_real_one() -> None:
     import inspect
 
