@@ -112,7 +112,12 @@ static enum verdict judge_header(const uint8_t *bytes, size_t count, uint8_t *ki
 
 static struct reply judge_answer(const uint8_t *body, size_t size)
 {
-    struct reply reply = {.verdict = GARBLED, .status = body[0], .out = body + 5, .out_size = load32(body + 1)};
+    struct reply reply = {.verdict = GARBLED};
+    if (size < ANSWER_FIXED)
+        return reply;
+    reply.status = body[0];
+    reply.out = body + 5;
+    reply.out_size = load32(body + 1);
     if (reply.out_size > size - ANSWER_FIXED)
         return reply;
     reply.err = reply.out + reply.out_size + 4;
@@ -145,7 +150,7 @@ static struct reply judge_reply(const uint8_t *bytes, size_t count)
     count -= HEADER_SIZE;
     if (judge_header(second, count, &kind, &size) != OPEN)
         return reply;
-    if (kind != 0 && (kind != ANSWER || size < ANSWER_FIXED || size > ANSWER_LIMIT))
+    if (kind != 0 && (kind != ANSWER || size > ANSWER_LIMIT))
         return reply;
     if (kind == 0 || count - HEADER_SIZE < size) {
         reply.verdict = BEGUN;
