@@ -81,8 +81,9 @@ class Metrics:
         self._repairs = self._counter("repairs", "What was put right without anybody having asked for it.", "kind")
         for kind in REPAIRS:
             self._repairs.labels(kind)
-        unread = self._counter("census_failures", "Scrapes that could not count leases.")
+        unread = Counter("podwire_census_failures", "Scrapes that could not count leases.", registry=None)
         self.registry.register(_Leases(census, unread.inc))
+        self.registry.register(unread)  # collected after them, so that a scrape counts its own failure
         build = Info("podwire_build", "The program that runs.", registry=self.registry)
         build.info({"version": __version__, "python": python_version()})
         ProcessCollector(registry=self.registry)

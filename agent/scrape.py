@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 # A whole scrape, from the first byte of the question to the last of the answer. Both ends are on one machine.
 PATIENCE_S = 2.0
 
+# How long the thread sleeps when nobody asks; neither a client nor the end is waited for so long.
+IDLE_S = 3600.0
+
 # What `serve` takes, for messages.
 FORMS = "use unix:/PATH, 127.0.0.1:PORT, [::1]:PORT or localhost:PORT"
 
@@ -96,7 +99,7 @@ class Server(WSGIServer):
         self._where = where
         self._inode: tuple[int, int] | None = None
         super().__init__(where.target, _Handler)  # type: ignore[arg-type]  # a path, too, is an address of a socket
-        self._thread = threading.Thread(target=self.serve_forever, name="metrics", daemon=True)
+        self._thread = threading.Thread(target=self.serve_forever, args=(IDLE_S,), name="metrics", daemon=True)
 
     @property
     def address(self) -> str:
@@ -110,6 +113,7 @@ class Server(WSGIServer):
     def close(self) -> None:
         """Answer nothing any more. The socket's file goes, unless it is another agent's by now."""
         if self._thread.is_alive():
+            self.socket.shutdown(socket.SHUT_RDWR)  # wakes the thread
             self.shutdown()
             self._thread.join()
         self.server_close()
@@ -149,7 +153,7 @@ class Server(WSGIServer):
         try:
             connection, peer = self.socket.accept()
         except OSError:
-            time.sleep(0.1)  # no descriptor is left: the client stays in the queue, and this loop must not spin
+            time.sleep(0.1)  # no descriptor is left, and the client stays in the queue: this loop must not spin
             raise
         return connection, peer or ("local", 0)  # a client's socket in a folder has no name
 

@@ -1,0 +1,1 @@
+"""Tests of ipam without root, kernel or clock."""
