@@ -1,0 +1,102 @@
+"""``podwire agent``: the resident way, as a command for people and for systemd."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import sys
+from importlib import import_module
+
+import click
+
+from agent import listen
+from agent.journal import FORMATS, LEVELS, Journal
+from agent.server import Server
+from agent.workers import Workers
+from cni import __version__
+from cni.registry import PLUGINS
+from ipam.registry import PROVIDERS
+
+SOCKET = "/run/podwire/cni.sock"
+
+# Calls spend most of their time waiting for the kernel, and deletions share one wait, so more threads than processors help.
+WORKERS = 32
+
+# How long calls that run at the end may take; systemd waits longer (conf/systemd), and runtimes do not.
+STOP_PATIENCE_S = 90.0
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="podwire")
+def podwire() -> None:
+    """CNI plugins, IP address management and node agent for Linux pods."""
+
+
+@podwire.command()
+@click.option("--socket", "path", default=SOCKET, show_default=True, metavar="PATH", help="Where clients connect.")
+@click.option("--workers", default=WORKERS, show_default=True, type=click.IntRange(1, 512), help="Calls served at a time.")
+@click.option("--metrics", metavar="ADDRESS", help="Serve /metrics on unix:/PATH or on a loopback HOST:PORT. Off by default.")
+@click.option(
+    "--log-level", default="info", show_default=True, type=click.Choice(list(LEVELS)), help="Least urgent that is told."
+)
+@click.option("--log-format", default="logfmt", show_default=True, type=click.Choice(list(FORMATS)), help="Form of log lines.")
+def agent(path: str, workers: int, metrics: str | None, log_level: str, log_format: str) -> None:
+    """Serve plugin calls from a warm process.
+
+    The program that a runtime calls (the shim, under each plugin's name in /opt/cni/bin) hands its call to this agent when one
+    listens, and else does the work itself, several times slower: results are the same, byte for byte. So the agent can be
+    started, stopped and upgraded at any time.
+
+    \b
+      podwire agent                                   try it, in a terminal
+      systemctl enable --now podwire-agent.socket     have systemd start it
+
+    SIGTERM or Ctrl-C: new calls are declined, those that run are finished. The log, a line for each call, goes to stderr.
+    """
+    if os.geteuid():
+        raise click.ClickException("this needs root: it makes interfaces in the network namespaces of pods")
+    sys.exit(run(path, workers, metrics, Journal(log_format, log_level)))
+
+
+def run(path: str, bound: int, metrics: str | None, journal: Journal) -> int:
+    """The agent from start to end; the exit status."""
+    os.umask(0o022)
+    os.chdir("/")
+    notify_address = os.environ.pop("NOTIFY_SOCKET", None)
+    workers = Workers(bound)
+    try:
+        listener = listen.passed(os.environ) or listen.listen(path)
+    except (OSError, ValueError) as error:
+        raise click.ClickException(f"cannot listen on {path}: {error}") from error
+    server = Server(listener, workers, journal)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda _number, _frame: server.stop())
+    _warm_up()
+    journal.event("listening", socket=listener.path, version=__version__, pid=os.getpid())
+    listen.notify("READY=1", notify_address)
+    server.run()
+    listen.notify("STOPPING=1", notify_address)
+    journal.event("stopping", running=workers.running, waiting=workers.waiting)
+    finished = workers.join(STOP_PATIENCE_S)
+    journal.event("stopped", unfinished=workers.running)
+    return 0 if finished else 1
+
+
+def _warm_up() -> None:
+    """Load all that a call may need, so that the first is as fast as the others; what is loaded stays, and is not searched for
+    garbage again.
+    """
+    for module in (*PLUGINS.values(), *PROVIDERS.values(), "cni.net.execute", "cni.net.host", "subprocess", "traceback"):
+        import_module(module)
+    gc.collect()
+    gc.freeze()
+
+
+def main() -> None:
+    """The program ``podwire``: with a plugin's name it is that plugin, one-shot."""
+    if sys.argv[1:] and sys.argv[1] in {**PLUGINS, **PROVIDERS}:
+        from cni import oneshot
+
+        sys.exit(oneshot.main())
+    podwire()

@@ -1,0 +1,245 @@
+"""Calls over the socket: connections, frames, the hand-over to workers, and answers.
+
+One thread accepts connections and reads frames, never waiting for any single client; workers serve the calls. docs/protocol.md
+has the sequence and what each side may conclude from it.
+"""
+
+from __future__ import annotations
+
+import array
+import os
+import selectors
+import socket
+import struct
+import time
+from typing import TYPE_CHECKING
+
+from agent import frame
+from agent.journal import served
+from agent.remote import Remote, sort_descriptors
+from cni.dispatch import Reply, answer
+from cni.net import netns
+from cni.net.host import Doors
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from agent.journal import Journal, Served
+    from agent.listen import Listener
+    from agent.workers import Workers
+
+# A client sends its frame at once; one that takes longer is stopped, or means harm.
+READ_PATIENCE_S = 10.0
+
+# How long a client may take to print an answer and say so.
+PRINT_PATIENCE = struct.pack("@ll", 10, 0)
+
+# Two descriptors belong to a frame; room for more, so that too many are seen as such.
+_ROOM = socket.CMSG_SPACE(8 * array.array("i").itemsize)
+_CREDENTIALS = struct.Struct("3i")
+_CHUNK = 1 << 16
+
+
+class _Connection:
+    """A client whose frame has not arrived whole yet."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self.deadline = time.monotonic() + READ_PATIENCE_S
+        self.received = time.perf_counter()
+        self.data = bytearray()
+        self.descriptors: list[int] = []
+
+    def close(self) -> None:
+        """Close the socket and what came along."""
+        self.sock.close()
+        for descriptor in self.descriptors:
+            os.close(descriptor)
+        self.descriptors.clear()
+
+    def read(self) -> bool:
+        """Take what has arrived; whether the frame is whole. FrameError, OtherVersion or OSError when it will never be."""
+        while True:
+            try:
+                data, ancillary, flags, _ = self.sock.recvmsg(_CHUNK, _ROOM, socket.MSG_CMSG_CLOEXEC)
+            except BlockingIOError:
+                return False
+            for level, kind, content in ancillary:
+                if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                    passed = array.array("i")
+                    passed.frombytes(content[: len(content) - len(content) % passed.itemsize])
+                    self.descriptors += passed
+            if flags & socket.MSG_CTRUNC:
+                raise frame.FrameError("more descriptors than any call has")
+            if not data:
+                raise ConnectionResetError("the client left in the middle of its frame")
+            self.data += data
+            if len(self.data) >= frame.HEADER_SIZE and self._whole():
+                return True
+
+    def _whole(self) -> bool:
+        kind, size = frame.read_header(bytes(self.data[: frame.HEADER_SIZE]))
+        if kind != frame.CALL:
+            raise frame.FrameError(f"a frame of kind {kind} where a call was expected")
+        if len(self.data) > frame.HEADER_SIZE + size:
+            raise frame.FrameError("bytes after the end of a call")
+        return len(self.data) == frame.HEADER_SIZE + size
+
+
+class Server:
+    """Serves the calls that arrive at a listener until ``stop``. ``observers`` are told of every call that was answered."""
+
+    def __init__(
+        self, listener: Listener, workers: Workers, journal: Journal, observers: tuple[Callable[[Served], None], ...] = ()
+    ) -> None:
+        self._listener, self._workers, self._journal = listener, workers, journal
+        self._observers = (journal.call, *observers)
+        self._doors = Doors()
+        self._namespace = netns.own_identity()
+        self._selector = selectors.DefaultSelector()
+        self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._stopping = False
+
+    def run(self) -> None:
+        """Serve until ``stop``; then the socket is closed, and calls that wait are declined. Those that run may still do."""
+        self._selector.register(self._listener.socket, selectors.EVENT_READ)
+        self._selector.register(self._wake_read, selectors.EVENT_READ)
+        while not self._stopping:
+            for key, _ in self._selector.select(self._patience()):
+                if key.fileobj is self._listener.socket:
+                    self._accept()
+                elif key.fileobj != self._wake_read:
+                    self._read(key.data)
+            self._drop_late()
+        self._workers.close()
+        self._listener.close()
+        for connection in self._reading():
+            self._decline(connection, "the agent is stopping")
+
+    def stop(self) -> None:
+        """Have ``run`` end; for signal handlers and other threads."""
+        self._stopping = True
+        os.write(self._wake_write, b"\0")
+
+    def _reading(self) -> list[_Connection]:
+        return [key.data for key in self._selector.get_map().values() if key.data is not None]
+
+    def _patience(self) -> float | None:
+        deadlines = [connection.deadline for connection in self._reading()]
+        return max(0.0, min(deadlines) - time.monotonic()) if deadlines else None
+
+    def _drop_late(self) -> None:
+        reading = self._reading()
+        if reading:
+            now = time.monotonic()
+            for connection in reading:
+                if connection.deadline <= now:
+                    self._refuse(connection, "the call did not arrive in time")
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                sock, _ = self._listener.socket.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:  # no descriptor is left, or the client has gone: others may be luckier
+                self._journal.event("refused", reason=f"cannot accept: {error.strerror}")
+                time.sleep(0.01)
+                return
+            sock.setblocking(False)
+            connection = _Connection(sock)
+            _, uid, _ = _CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+            if uid:
+                self._refuse(connection, f"calls are root's alone, this one is of user {uid}")
+                continue
+            self._selector.register(sock, selectors.EVENT_READ, connection)
+            self._read(connection)
+
+    def _read(self, connection: _Connection) -> None:
+        try:
+            if connection.read():
+                self._selector.unregister(connection.sock)
+                self._queue(connection)
+        except frame.OtherVersion as error:
+            self._decline(connection, str(error))
+        except (frame.FrameError, OSError) as error:
+            self._refuse(connection, str(error))
+
+    def _queue(self, connection: _Connection) -> None:
+        """Hand a whole frame over to the workers."""
+        call = frame.decode_call(bytes(connection.data[frame.HEADER_SIZE :]))
+        namespace, sandbox = sort_descriptors(call, connection.descriptors)
+        if netns.identity(namespace) != self._namespace:
+            self._decline(connection, "the caller is in another network namespace than the agent")
+            return
+        # What a delegated plugin starts must not come back here and wait for its own caller.
+        env = {**call.env, "PODWIRE_SOCKET": ""}
+        key = (env.get("CNI_CONTAINERID"), env.get("CNI_IFNAME")) if env.get("CNI_CONTAINERID") else None
+
+        def job(wanted: bool) -> bool:
+            try:
+                if wanted:
+                    self._serve(connection, call, env, Remote(call, sandbox, self._doors))
+                else:
+                    _send(connection.sock, frame.encode_declined("the agent is stopping"))
+            finally:
+                connection.close()
+            return netns.own_identity() == self._namespace  # a thread that could not come back from a sandbox is not used again
+
+        self._workers.submit(key, job)
+
+    def _serve(self, connection: _Connection, call: frame.Call, env: dict[str, str], caller: Remote) -> None:
+        began = time.perf_counter()
+        sock = connection.sock
+        sock.setblocking(True)
+        if not _send(sock, frame.TAKEN_FRAME):
+            return  # the client has gone, and nothing was done
+        must_print = env.get("CNI_COMMAND") == "ADD"
+
+        def deliver(reply: Reply) -> bool:
+            stderr = reply.stderr.encode("utf-8", "backslashreplace")
+            if not _send(sock, frame.encode_answer(frame.Answer(reply.status, reply.stdout, stderr))):
+                return False
+            return not (must_print and reply.status == 0) or _printed(sock)
+
+        reply, _ = answer(call.name, env, call.stdin, deliver, caller)
+        connection.close()
+        now = time.perf_counter()
+        told = served(call.name, env, reply, began - connection.received, now - connection.received)
+        for observer in self._observers:
+            observer(told)
+
+    def _refuse(self, connection: _Connection, reason: str) -> None:
+        """Decline a call that no client of ours would make, and say so in the log."""
+        self._journal.event("refused", reason=reason)
+        self._decline(connection, reason)
+
+    def _decline(self, connection: _Connection, reason: str) -> None:
+        if connection.sock in self._selector.get_map():
+            self._selector.unregister(connection.sock)
+        _send(connection.sock, frame.encode_declined(reason))
+        connection.close()
+
+
+def _send(sock: socket.socket, data: bytes) -> bool:
+    """Whether all of it was sent: an answer fits into the socket's buffer, or the client reads."""
+    try:
+        sock.sendall(data)
+    except OSError:
+        return False
+    return True
+
+
+def _printed(sock: socket.socket) -> bool:
+    """Whether the client says that it has printed the answer."""
+    data = b""
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, PRINT_PATIENCE)
+        while len(data) < frame.HEADER_SIZE:
+            more = sock.recv(frame.HEADER_SIZE - len(data))
+            if not more:
+                return False
+            data += more
+    except OSError:
+        return False
+    return data == frame.PRINTED_FRAME
