@@ -79,11 +79,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
 
 def look(conf: Conf, call: Call, host: Host, known: Result | None) -> Facts:
     """The bridge, the attachment's two ends and its packet rules. ``known`` is the lease or prevResult."""
-    container = host.sandbox.link(call.ifname) if host.sandbox is not None else None
-    addresses = host.sandbox.addresses(call.ifname) if host.sandbox is not None and container is not None else ()
-    host_veth = host.root.link(call.owner.host_veth)
-    if (host_veth is None or host_veth.alias != call.owner.label) and container is not None and container.peer_elsewhere:
-        host_veth = host.root.link_at(container.peer_index)  # made by another suite, or renamed
+    container, addresses, host_veth = _ends(call, host) if call.verb != "ADD" else (None, (), None)
     ips = [ip.address for ip in known.ips] if known is not None else []
     if call.verb == "DEL":  # what is really there too: prevResult may be missing, or of an earlier attachment of the name
         ips += [address for address in addresses if not address.ip.is_link_local]
@@ -112,11 +108,12 @@ def look(conf: Conf, call: Call, host: Host, known: Result | None) -> Facts:
         masquerade=of_masquerade(),
         spoof=of_spoof(),
     )
-    link = host.root.link(conf.gateway_link)
+    bridge = host.root.link(conf.bridge)
+    link = bridge if conf.gateway_link == conf.bridge else host.root.link(conf.gateway_link)
     checking = call.verb == "CHECK"
     return msgspec.structs.replace(
         seen,
-        bridge=host.root.link(conf.bridge),
+        bridge=bridge,
         accept_ra=host.sysctl(HOST, f"net/ipv6/conf/{conf.bridge}/accept_ra") or "",
         bridge_vlans=host.root.vlans(conf.bridge) if conf.vlan and conf.gateway and link is None else (),
         gateway_accept_ra=host.sysctl(HOST, f"net/ipv6/conf/{conf.gateway_link}/accept_ra") or "" if conf.vlan else "",
@@ -124,9 +121,25 @@ def look(conf: Conf, call: Call, host: Host, known: Result | None) -> Facts:
         gateway_addresses=host.root.addresses(conf.gateway_link) if conf.gateway and link is not None else (),
         container_routes=host.sandbox.routes(call.ifname) if checking and host.sandbox is not None else (),
         port_vlans=host.root.vlans(host_veth.name) if checking and conf.filters_vlans and host_veth is not None else (),
-        same_sandbox=not checking or known is None or host.is_sandbox(verify.sandbox(known, call.ifname)),
+        same_sandbox=not checking or known is None or _is_same(verify.sandbox(known, call.ifname), call, host),
         forwarding=tuple(host.sysctl(HOST, FORWARDING[v6]) == "1" for v6 in (False, True)) if checking else (),
     )
+
+
+def _is_same(sandbox: str, call: Call, host: Host) -> bool:
+    """Whether a path that prevResult names leads to the call's sandbox."""
+    return sandbox == call.netns or host.is_sandbox(sandbox)
+
+
+def _ends(call: Call, host: Host) -> tuple[Link | None, tuple[Cidr, ...], Link | None]:
+    """The attachment's interface, its addresses, and the host's end. An ADD has been refused where they are."""
+    sandbox = host.sandbox
+    container = sandbox.link(call.ifname) if sandbox is not None else None
+    addresses = sandbox.addresses(call.ifname) if sandbox is not None and container is not None else ()
+    host_veth = host.root.link(call.owner.host_veth)
+    if (host_veth is None or host_veth.alias != call.owner.label) and container is not None and container.peer_elsewhere:
+        host_veth = host.root.link_at(container.peer_index)  # made by another suite, or renamed
+    return container, addresses, host_veth
 
 
 def plan_add(conf: Conf, call: Call, facts: Facts, lease: Result) -> tuple[Plan, Result]:
@@ -164,7 +177,7 @@ def plan_add(conf: Conf, call: Call, facts: Facts, lease: Result) -> tuple[Plan,
 
 def report(conf: Conf, result: Result, host: Host) -> Result:
     """The result with the hardware addresses of what attachments share."""
-    shared = {name: host.root.link(name) for name in (conf.bridge, conf.gateway_link)}
+    shared = {name: host.root.link(name) for name in {conf.bridge, conf.gateway_link}}
     return msgspec.structs.replace(
         result,
         interfaces=tuple(
