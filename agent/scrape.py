@@ -165,6 +165,7 @@ class Server(WSGIServer):
             super().process_request(request, client_address)
         finally:
             late.cancel()
+            late.join()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that broke off is its own affair."""
