@@ -266,23 +266,25 @@ static struct {
     size_t size;
 } document;
 
-/* Printable ASCII; of the rest, which only a path from the environment can have, the number: the document is UTF-8 for sure. */
+/*
+ * One character inside a JSON string. Printable ASCII, with those escaped that are in all our documents; of the rest, which
+ * only a path from the environment can have, the number: the document is UTF-8 for sure.
+ */
 static void put_escaped(unsigned char c)
 {
     static const char HEX[] = "0123456789abcdef";
     char *to = document.bytes + document.size;
-    if (document.size + 8 > sizeof document.bytes)
+    if (document.size + 6 > sizeof document.bytes)
         return;
     if (c == '"' || c == '\\') {
         *to++ = '\\';
         *to++ = (char)c;
-    } else if (c >= ' ' && c <= '~') {
+    } else if (c >= ' ' && c <= '~' && strchr("<>&", c) == NULL) {
         *to++ = (char)c;
     } else {
-        memcpy(to, "\\\\x", 3);
-        to[3] = HEX[c >> 4];
-        to[4] = HEX[c & 15];
-        to += 5;
+        to = mempcpy(to, c >= ' ' && c <= '~' ? "\\u00" : "\\\\x", c >= ' ' && c <= '~' ? 4 : 3);
+        *to++ = HEX[c >> 4];
+        *to++ = HEX[c & 15];
     }
     document.size = (size_t)(to - document.bytes);
 }
