@@ -1,8 +1,8 @@
 /*
  * Feeds many replies to the parser of shim/shim.c in one process, for sanitizers.
  *
- * stdin: records of a length (4 bytes, little-endian) and so many bytes. stdout, for each: the verdict as one byte; for an
- * answer also the status as one byte, and stdout and stderr as records. Each reply lies in memory of exactly its size, so
+ * stdin: records of a length (4 bytes, little-endian) and so many bytes. stdout, for each and at once: the verdict as one byte;
+ * for an answer also the status as one byte, and stdout and stderr as records. Each reply lies in memory of exactly its size, so
  * that reading one byte too many is found.
  */
 #define main shim_main
@@ -34,6 +34,7 @@ int main(void)
             print_record(reply.out, reply.out_size);
             print_record(reply.err, reply.err_size);
         }
+        fflush(stdout);
         free(bytes);
     }
     return 0;
