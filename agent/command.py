@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 import click
 
@@ -16,7 +17,14 @@ from agent.server import Server
 from agent.workers import Workers
 from cni import __version__
 from cni.registry import PLUGINS
+from ipam import index
 from ipam.registry import PROVIDERS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from agent import scrape
+    from agent.journal import Served
 
 SOCKET = "/run/podwire/cni.sock"
 
@@ -65,14 +73,16 @@ def run(path: str, bound: int, metrics: str | None, journal: Journal) -> int:
     os.chdir("/")
     notify_address = os.environ.pop("NOTIFY_SOCKET", None)
     workers = Workers(bound)
+    index.keep()
+    _warm_up()
+    observers, scraped = _measured(metrics, workers) if metrics else ((), None)
     try:
         listener = listen.passed(os.environ) or listen.listen(path)
     except (OSError, ValueError) as error:
         raise click.ClickException(f"cannot listen on {path}: {error}") from error
-    server = Server(listener, workers, journal)
+    server = Server(listener, workers, journal, observers)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: server.stop())
-    _warm_up()
     journal.event("listening", socket=listener.path, version=__version__, pid=os.getpid())
     listen.notify("READY=1", notify_address)
     server.run()
@@ -80,7 +90,21 @@ def run(path: str, bound: int, metrics: str | None, journal: Journal) -> int:
     journal.event("stopping", running=workers.running, waiting=workers.waiting)
     finished = workers.join(STOP_PATIENCE_S)
     journal.event("stopped", unfinished=workers.running)
+    if scraped is not None:
+        scraped.close()
     return 0 if finished else 1
+
+
+def _measured(address: str, workers: Workers) -> tuple[tuple[Callable[[Served], None], ...], scrape.Server]:
+    """What counts calls, and the server that tells of it. Imported here: most agents run without."""
+    from agent import scrape
+    from agent.metrics import Metrics
+
+    counted = Metrics(lambda: workers.running, lambda: workers.waiting, index.census)
+    try:
+        return (counted.observe,), scrape.serve(address, counted.registry)
+    except ValueError as error:
+        raise click.ClickException(str(error)) from error
 
 
 def _warm_up() -> None:

@@ -21,7 +21,7 @@ from prometheus_client import (
 )
 from prometheus_client.metrics_core import GaugeMetricFamily
 
-from cni import __version__
+from cni import __version__, trace
 from cni.registry import PLUGINS
 from cni.spec import errors
 from cni.spec.call import VERBS
@@ -39,13 +39,13 @@ if TYPE_CHECKING:
 OTHER = "other"
 
 # The parts of a call, `wait` being the time in the queue.
-PHASES = ("wait", "parse", "lease", "look", "execute", "report", "remove", "check", "undo")
+PHASES = ("wait", *trace.PHASES)
 
 # What is put right without anybody having asked for it.
 REPAIRS = {
     "failed_add": "what a failed ADD had done was taken back",
     "unheard_add": "an ADD was taken back because its caller never got the answer",
-    "old_lease": "a lease from before this boot was taken back",
+    "collected": "GC removed what was of no attachment in use",
 }
 
 # Seconds: half a millisecond to ten seconds.

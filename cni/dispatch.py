@@ -107,7 +107,7 @@ def answer(
     if not delivered and env.get("CNI_COMMAND") == "ADD" and reply.status == 0:
         undone = dispatch(name, {**env, "CNI_COMMAND": "DEL"}, stdin, caller)
         told = f"{name}: {CANNOT_ANSWER}\n{undone.stderr}"
-        reply = msgspec.structs.replace(reply, status=1, stdout=b"", stderr=told, repairs=(*reply.repairs, "undelivered"))
+        reply = msgspec.structs.replace(reply, status=1, stdout=b"", stderr=told, repairs=(*reply.repairs, "unheard_add"))
         deliver(reply)
     return reply, delivered
 
@@ -246,7 +246,7 @@ def _added(plugin: Plugin, conf: Any, turn: Turn, host: Host) -> bytes:
         return _render(plugin.report(conf, result, host), turn)
     except BaseException:
         trace.begin("undo")
-        trace.repairs.append("failed")
+        trace.repairs.append("failed_add")
         leftovers = undo(done, host)
         host.rest()
         if ipam:

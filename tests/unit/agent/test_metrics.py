@@ -133,7 +133,7 @@ def test_calls_of_many_threads_are_all_counted() -> None:
 
     def work() -> None:
         for number in range(1000):
-            metrics.observe(Served(plugin="bridge", verb=verbs[number % 2], phases=(("look", 0.001),), repairs=("old_lease",)))
+            metrics.observe(Served(plugin="bridge", verb=verbs[number % 2], phases=(("look", 0.001),), repairs=("collected",)))
 
     threads = [threading.Thread(target=work) for _ in range(6)]
     for thread in threads:
@@ -143,7 +143,7 @@ def test_calls_of_many_threads_are_all_counted() -> None:
     for verb in verbs:
         assert value(metrics, "podwire_calls_total", plugin="bridge", verb=verb, code="0") == 3000
         assert value(metrics, "podwire_phase_seconds_count", plugin="bridge", verb=verb, phase="look") == 3000
-    assert value(metrics, "podwire_repairs_total", kind="old_lease") == 6000
+    assert value(metrics, "podwire_repairs_total", kind="collected") == 6000
 
 
 def test_repairs() -> None:
@@ -151,10 +151,10 @@ def test_repairs() -> None:
     assert labels_of(metrics, "podwire_repairs") == {(kind,) for kind in REPAIRS}, (
         "there from the start, so that a first one shows"
     )
-    metrics.observe(Served(plugin="bridge", verb="ADD", code=999, repairs=("failed_add", "old_lease")))
-    metrics.repaired("old_lease")
+    metrics.observe(Served(plugin="bridge", verb="ADD", code=999, repairs=("failed_add", "collected")))
+    metrics.repaired("collected")
     assert value(metrics, "podwire_repairs_total", kind="failed_add") == 1
-    assert value(metrics, "podwire_repairs_total", kind="old_lease") == 2
+    assert value(metrics, "podwire_repairs_total", kind="collected") == 2
 
 
 # What is asked for at a scrape.
