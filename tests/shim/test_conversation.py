@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import socket
 import subprocess
 import time
@@ -13,7 +14,7 @@ import pytest
 
 from agent import frame
 from agent.frame import PRINTED_FRAME, TAKEN_FRAME, Answer, Call, encode_answer
-from tests.shim.fake import CONFIG, Client, Done, OneShot
+from tests.shim.fake import CONFIG, Client, Done, FakeAgent, OneShot
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -162,6 +163,38 @@ def test_remarks_that_nobody_reads_do_not_matter(client: Client, agent: Agent, h
         done = client.run(**streams)
     os.close(theirs)
     assert (done.status, done.stdout) == (0, RESULT)
+    assert served.after == PRINTED_FRAME
+
+
+def test_a_client_that_is_stopped_and_goes_on(client: Client, agent: Agent) -> None:
+    """As by a debugger, or by a freezer: waiting goes on where it was."""
+
+    def pause(_: socket.socket) -> None:
+        time.sleep(0.3)
+
+    with agent(pause, TAKEN_FRAME, pause, encode_answer(Answer(0, RESULT))), client.start() as process:
+        assert process.stdin
+        for _ in range(3):
+            time.sleep(0.05)
+            process.send_signal(signal.SIGSTOP)
+            time.sleep(0.05)
+            process.send_signal(signal.SIGCONT)
+        assert process.communicate(CONFIG, timeout=10) == (RESULT, b"")
+    assert process.returncode == 0
+
+
+@pytest.mark.root
+def test_the_usual_socket(client: Client, tmp_path: Path) -> None:
+    """Without a setting it is /run/podwire/cni.sock: here in a /run that only the client sees."""
+    run = tmp_path / "run"
+    (run / "podwire").mkdir(parents=True)
+    script = 'mount --bind "$0" /run && exec "$1" bridge'
+    command = ["unshare", "--mount", "--propagation", "private", "sh", "-c", script, run, client.program]
+    env = client.environment()
+    del env["PODWIRE_SOCKET"]
+    with FakeAgent(run / "podwire" / "cni.sock", TAKEN_FRAME, encode_answer(Answer(0, RESULT))) as served:
+        done = subprocess.run(command, env=env, input=CONFIG, capture_output=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, RESULT, b"")
     assert served.after == PRINTED_FRAME
 
 
