@@ -89,10 +89,10 @@ $(CNITOOL): packaging/cnitool.sh packaging/debian-sources.sh
 
 ## Ship it
 
-bundle: $(BUNDLE) ## build/bundle: one program under every plugin's name, no Python needed
+bundle: $(BUNDLE) ## build/bundle: the plugins, their native client and the agent; no Python needed
 
 # Built beside and put in place at the end, because a test run may be using the one that is there.
-$(BUNDLE): $(STAMP) $(CODE) $(wildcard packaging/*.py packaging/*.spec)
+$(BUNDLE): $(STAMP) $(SHIM) $(CODE) $(wildcard packaging/*.py packaging/*.spec)
 	rm -rf build/bundle.new
 	PYI_LOG_LEVEL=WARN $(PY) -m PyInstaller --noconfirm --distpath build/bundle.new --workpath build/bundle.work \
 		packaging/podwire.spec

@@ -10,12 +10,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 import click
+from click.shell_completion import CompletionItem
 
 from agent import listen
 from agent.journal import FORMATS, LEVELS, Journal
 from agent.server import Server
 from agent.workers import Workers
-from cni import __version__
+from cni import __version__, oneshot
+from cni.dispatch import CALLING
 from cni.registry import PLUGINS
 from ipam import index
 from ipam.registry import PROVIDERS
@@ -31,14 +33,46 @@ SOCKET = "/run/podwire/cni.sock"
 # Calls spend most of their time waiting for the kernel, and deletions share one wait, so more threads than processors help.
 WORKERS = 32
 
+BY_HAND = """\
+  CNI_COMMAND=VERSION podwire bridge </dev/null
+
+\b
+The project's docs/plugins has a page for each plugin, docs/agent.md is about the agent.
+"""
+
 # How long calls that run at the end may take; systemd waits longer (conf/systemd), and runtimes do not.
 STOP_PATIENCE_S = 90.0
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class Program(click.Group):
+    """Commands, and plugins, which are named in the help and completed by shells as commands are."""
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        """A runtime that calls a plugin we do not have gets its answer in JSON, as from the agent."""
+        if os.environ.get("CNI_COMMAND") and self.get_command(ctx, args[0]) is None:
+            ctx.exit(oneshot.serve(args[0]))
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Plugins first: they are what the program is for."""
+        with formatter.section("Plugins"):
+            formatter.write_dl(oneshot.plugins())
+        super().format_commands(ctx, formatter)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Names that begin so."""
+        found = [CompletionItem(name, help=told) for name, told in oneshot.plugins() if name.startswith(incomplete)]
+        return found + super().shell_complete(ctx, incomplete)
+
+
+@click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"]}, epilog=f"\b\n{CALLING}{BY_HAND}")
 @click.version_option(__version__, prog_name="podwire")
 def podwire() -> None:
-    """CNI plugins, IP address management and node agent for Linux pods."""
+    """CNI plugins, IP address management and node agent for Linux pods.
+
+    With the name of a plugin this program serves one call of that plugin, in a process of its own. A runtime's folder has the
+    native client under these names: it hands calls to the agent where one listens, and else becomes this program.
+    """
 
 
 @podwire.command()
@@ -58,7 +92,7 @@ def agent(path: str, workers: int, metrics: str | None, log_level: str, log_form
 
     \b
       podwire agent                                   try it, in a terminal
-      systemctl enable --now podwire-agent.socket     have systemd start it
+      systemctl enable --now podwire-agent            have systemd start it, now and at each boot
 
     SIGTERM or Ctrl-C: new calls are declined, those that run are finished. The log, a line for each call, goes to stderr.
     """
@@ -118,9 +152,7 @@ def _warm_up() -> None:
 
 
 def main() -> None:
-    """The program ``podwire``: with a plugin's name it is that plugin, one-shot."""
-    if sys.argv[1:] and sys.argv[1] in {**PLUGINS, **PROVIDERS}:
-        from cni import oneshot
-
+    """The program ``podwire`` where pip installed it: with a plugin's name it is that plugin, one-shot."""
+    if oneshot.plugin_of(sys.argv):
         sys.exit(oneshot.main())
     podwire()

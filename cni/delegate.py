@@ -31,6 +31,9 @@ _SCRIPTS = (
     re.compile(rb"#!.*\n(#.*\n|export .*\n|\n)*exec .* -m cni "),
 )
 
+# The native client that `make shim` builds in a checkout.
+_BUILT = os.path.join(os.path.dirname(os.path.dirname(__file__)), "build", "shim", "shim")
+
 # An executable that is being replaced cannot run for a moment; libcni tries as often.
 _BUSY_TRIES, _BUSY_PAUSE_S = 6, 1.0
 
@@ -123,12 +126,17 @@ def find(name: str, path: tuple[str, ...], folder: str = "") -> str:
 
 
 def _is_ours(path: str) -> bool:
-    """Whether an executable is this program under another name: the bundle itself, or a script that starts it."""
-    if getattr(sys, "frozen", False):
-        return os.path.samefile(path, sys.executable)
+    """Whether an executable is this program under another name: its native client, the bundle itself, or a script that
+    starts it.
+    """
     try:
+        if getattr(sys, "frozen", False):
+            beside = os.path.join(os.path.dirname(sys.executable), "shim")
+            return os.path.samefile(path, beside) or os.path.samefile(path, sys.executable)
         with open(path, "rb") as file:
             head = file.read(2048)
+        if head.startswith(b"\x7fELF"):
+            return os.path.samefile(path, _BUILT)
     except OSError:
         return False
     return any(script.match(head) for script in _SCRIPTS)

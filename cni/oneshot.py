@@ -28,11 +28,22 @@ VERSION_PATIENCE_S = 1.0
 def main(argv: list[str] | None = None) -> int:
     """Serve one call and return the exit status."""
     arguments = sys.argv if argv is None else argv
-    program = name = os.path.basename(arguments[0])
-    if not _known(name):
-        name = arguments[1] if len(arguments) > 1 else ""
-    if not _known(name):
-        return _usage("python -m cni" if program == "__main__.py" else program, name)
+    name = plugin_of(arguments)
+    return serve(name) if name else _usage(arguments)
+
+
+def plugin_of(arguments: list[str]) -> str:
+    """The plugin that a command line is for: that of the program's name, else that of the first argument; empty for neither."""
+    from ipam.registry import PROVIDERS
+
+    for name in (os.path.basename(arguments[0]), *arguments[1:2]):
+        if name in PLUGINS or name in PROVIDERS:
+            return name
+    return ""
+
+
+def serve(name: str) -> int:
+    """Serve the call that this process is, of the plugin ``name``, and return the exit status."""
     verb = os.environ.get("CNI_COMMAND", "")
     try:
         stdin = b"" if not verb else _read_stdin(verb)
@@ -45,25 +56,25 @@ def main(argv: list[str] | None = None) -> int:
     return reply.status if delivered else 1
 
 
-def _known(name: str) -> bool:
-    from ipam.registry import PROVIDERS
-
-    return name in PLUGINS or name in PROVIDERS
-
-
-def _usage(program: str, name: str) -> int:
-    """Help for people: what there is, how it is called. A wrong name is an error."""
+def plugins() -> list[tuple[str, str]]:
+    """Every plugin's name and what it is for, in the words of its module."""
     from importlib import import_module
 
     from ipam.registry import PROVIDERS
 
-    wrong = bool(name) and not name.startswith("-")
     modules = sorted({**PLUGINS, **PROVIDERS}.items())
-    told = [(plugin, (import_module(module).__doc__ or "").partition("\n")[0].partition(": ")[2]) for plugin, module in modules]
+    return [(plugin, (import_module(module).__doc__ or "").partition("\n")[0].partition(": ")[2]) for plugin, module in modules]
+
+
+def _usage(arguments: list[str]) -> int:
+    """Help for people: what there is, how it is called. A wrong name is an error."""
+    program, name = os.path.basename(arguments[0]), "".join(arguments[1:2])
+    program = "python -m cni" if program == "__main__.py" else program
+    wrong = bool(name) and not name.startswith("-")
     text = (
         (f"there is no plugin {name!r}\n\n" if wrong else "")
         + f"usage: {program} PLUGIN\n\nCNI plugins, version {__version__}:\n\n"
-        + "".join(f"  {plugin:<11} {what}\n" for plugin, what in told)
+        + "".join(f"  {plugin:<11} {what}\n" for plugin, what in plugins())
         + f"\n{CALLING}  CNI_COMMAND=VERSION {program} bridge </dev/null\n"
         + "\nAn installation has a link with each plugin's name. The project's docs/plugins has a page for each.\n"
     )

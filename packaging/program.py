@@ -1,6 +1,9 @@
-"""The bundle's program: every plugin under its own name, the name it is called by deciding which.
+"""The bundle's program, `podwire`: `podwire bridge` is one call of a plugin, all else is for `agent.command`.
 
-What lives here: what only a frozen program needs before and after `cni.oneshot.main`. Nothing else.
+What lives here: what only a frozen program needs before and after these two. Nothing else.
+
+A plugin's name may also be the program's own: links of that kind are replaced by an upgrade one after the other, and serve
+until then.
 """
 
 from __future__ import annotations
@@ -25,10 +28,15 @@ def _restore_environment() -> None:
 
 
 def _run() -> int:
-    from cni.oneshot import main
+    from cni import oneshot
 
     try:
-        status = main()
+        if oneshot.plugin_of(sys.argv):
+            status = oneshot.main()
+        else:  # nothing of this is for the way of a pod
+            from agent.command import podwire
+
+            status = podwire()
     except SystemExit as left:
         status = left.code
     if status is None or isinstance(status, int):

@@ -15,7 +15,7 @@ from cni import delegate
 from cni.spec.call import Call
 from cni.spec.errors import CheckFailed, CNIError, ConfigError, EnvError
 from ipam import host_local, static
-from tests.harness.wrappers import NAMES, make_wrappers
+from tests.harness.wrappers import NAMES, ROOT, make_wrappers
 from tests.unit.calls import ID, V4, runtime
 
 if TYPE_CHECKING:
@@ -156,15 +156,46 @@ def test_what_cannot_be_read_is_not_ours(tmp_path: Path) -> None:
     assert not delegate._is_ours(str(tmp_path / "gone"))
 
 
-def test_a_bundle_knows_itself_by_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    program = tmp_path / "podwire"
-    program.write_text("")
-    (tmp_path / "host-local").symlink_to(program)
-    (tmp_path / "other").write_text("#!/bin/sh\nexec python3 -m cni host-local\n")
+def test_a_bundle_knows_itself_and_its_client_by_their_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By way of links too, as an installation has them: a plugin's name, the release in use, the release."""
+    for release in ("release-1", "release-2"):
+        (tmp_path / release).mkdir()
+        (tmp_path / release / "podwire").write_text("the program")
+        (tmp_path / release / "shim").write_text("the client")
+    (tmp_path / "in-use").symlink_to("release-2")
+    links = {"now": "in-use/shim", "former": "in-use/podwire", "older": "release-1/shim", "oldest": "release-1/podwire"}
+    for name, target in links.items():
+        (tmp_path / name).symlink_to(target)
+    (tmp_path / "script").write_text("#!/bin/sh\nexec python3 -m cni host-local\n")
     monkeypatch.setattr(sys, "frozen", True, raising=False)
-    monkeypatch.setattr(sys, "executable", str(program))
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "release-2" / "podwire"))
+    ours = {name for name in (*links, "script", "gone") if delegate._is_ours(str(tmp_path / name))}
+    assert ours == {"now", "former"}
+
+
+def test_a_bundle_without_a_client_knows_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "podwire").write_text("")
+    (tmp_path / "other").write_text("")
+    monkeypatch.setattr(sys, "frozen", True, raising=False)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "podwire"))
+    assert not delegate._is_ours(str(tmp_path / "other"))
+
+
+def test_a_checkout_knows_the_client_it_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    built = tmp_path / "build" / "shim"
+    built.parent.mkdir()
+    built.write_bytes(b"\x7fELF client")
+    monkeypatch.setattr(delegate, "_BUILT", str(built))
+    (tmp_path / "host-local").symlink_to(built)
+    (tmp_path / "other").write_bytes(b"\x7fELF client")
     assert delegate._is_ours(str(tmp_path / "host-local"))
     assert not delegate._is_ours(str(tmp_path / "other"))
+    built.unlink()
+    assert not delegate._is_ours(str(tmp_path / "other"))
+
+
+def test_where_a_checkout_builds_it() -> None:
+    assert str(ROOT / "build" / "shim" / "shim") == delegate._BUILT
 
 
 def test_providers() -> None:
