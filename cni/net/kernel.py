@@ -185,19 +185,19 @@ class Kernel:
         veth = {"attrs": [["VETH_INFO_PEER", {"attrs": peer_attrs}]]}
         attrs.append(["IFLA_LINKINFO", {"attrs": [["IFLA_INFO_KIND", "veth"], ["IFLA_INFO_DATA", veth]]}])
         create = Request(m.RTM_NEWLINK, m.NLM_F_CREATE | m.NLM_F_EXCL, {"flags": IFF_UP, "change": IFF_UP}, attrs)
-        requests = [create, _change(name, [["IFLA_IFALIAS", label]])]
-        if port:
+        after: list[Any] = [["IFLA_IFALIAS", label]]
+        if any(port.values()):  # a new port has none of these flags
             flags = [["IFLA_BRPORT_MODE", int(port["hairpin"])], ["IFLA_BRPORT_ISOLATED", int(port["isolated"])]]
             slave = [["IFLA_INFO_SLAVE_KIND", "bridge"], ["IFLA_INFO_SLAVE_DATA", {"attrs": flags}]]
-            requests.append(_change(name, [["IFLA_LINKINFO", {"attrs": slave}]]))
+            after.append(["IFLA_LINKINFO", {"attrs": slave}])
         words = f"cannot create veth {name} with its peer {peer}"
-        if self.link(name) is not None:  # the later messages would change what has the name, although the first one failed
+        if self._index(name, must=False):  # the later message would change what has the name, although the first one failed
             raise KernelError(words, OSError(errors.EEXIST, os.strerror(errors.EEXIST)))
         self._indexes.pop(name, None)
         try:
-            self._run(words, *requests)
+            self._run(words, create, _change(name, after))
         except KernelError as error:
-            # A later message failed although the first one made the link: what a failed call made must not stay.
+            # The later message failed although the first one made the link: what a failed call made must not stay.
             if error.errno != errors.EEXIST:
                 self.delete_link(name)
             raise
@@ -345,24 +345,31 @@ class Kernel:
     # The wire.
 
     def _link(self, attrs: list[Any], index: int, words: str) -> Link | None:
-        asked = Request(m.RTM_GETLINK, 0, {"index": index}, [*attrs, ["IFLA_EXT_MASK", _EXT_NO_STATS]])
-        try:
-            answers = self._exchange(words, asked)
-        except KernelError as error:
-            if error.errno in (errors.ENODEV, errors.EINVAL, errors.ERANGE):
-                return None
-            raise
-        message = answers[0].message
-        assert message is not None, "an answer without an error has a link"
+        message = self._told(attrs, index, words)
+        if message is None:
+            return None
         link = _as_link(message)
         self._indexes[link.name] = link.index
         return link
 
+    def _told(self, attrs: list[Any], index: int, words: str) -> m.Message | None:
+        """The kernel's message about one link; None when there is no such link."""
+        asked = Request(m.RTM_GETLINK, 0, {"index": index}, [*attrs, ["IFLA_EXT_MASK", _EXT_NO_STATS]])
+        try:
+            return self._exchange(words, asked)[0].message
+        except KernelError as error:
+            if error.errno in (errors.ENODEV, errors.EINVAL, errors.ERANGE):
+                return None
+            raise
+
     def _index(self, name: str, must: bool = True) -> int:
-        if name not in self._indexes and self.link(name) is None:
-            if must:
-                raise KernelError(f"cannot find link {name}", OSError(errors.ENODEV, os.strerror(errors.ENODEV)))
-            return 0
+        if name not in self._indexes:
+            message = self._told([["IFLA_IFNAME", name]], 0, f"cannot look up link {name}")
+            if message is None:
+                if must:
+                    raise KernelError(f"cannot find link {name}", OSError(errors.ENODEV, os.strerror(errors.ENODEV)))
+                return 0
+            self._indexes[name] = message["index"]
         return self._indexes[name]
 
     def _address(self, kind: int, ifname: str, address: Cidr) -> Request:

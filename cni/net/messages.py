@@ -149,28 +149,34 @@ class Attributes:
     Every reader takes the name that pyroute2 gives an attribute, and has an answer for one that is absent.
     """
 
-    __slots__ = ("_data", "_places")
+    __slots__ = ("_data", "_end", "_found", "_start")
 
     def __init__(self, data: bytes, start: int, end: int) -> None:
-        self._data = data
-        self._places: list[tuple[int, int, int]] = []
-        unpack, add = _ATTRIBUTE.unpack_from, self._places.append
-        while start + 4 <= end:
-            size, kind = unpack(data, start)
-            if size < 4:
-                break
-            add((kind & _TYPE_MASK, start + 4, start + size))
-            start += size + 3 & ~3
+        self._data, self._start, self._end = data, start, end
+        self._found: list[tuple[int, int, int]] | None = None
+
+    def _places(self) -> list[tuple[int, int, int]]:
+        """Number, beginning and end of each."""
+        if self._found is None:
+            self._found = []
+            unpack, add, start, end = _ATTRIBUTE.unpack_from, self._found.append, self._start, self._end
+            while start + 4 <= end:
+                size, kind = unpack(self._data, start)
+                if size < 4:
+                    break
+                add((kind & _TYPE_MASK, start + 4, start + size))
+                start += size + 3 & ~3
+        return self._found
 
     def raws(self, name: str) -> list[bytes]:
         """All values of an attribute that may come several times, as bytes."""
         number = _NUMBERS[name]
-        return [self._data[start:end] for kind, start, end in self._places if kind == number]
+        return [self._data[start:end] for kind, start, end in self._places() if kind == number]
 
     def raw(self, name: str) -> bytes | None:
         """The value as bytes; None when it is absent."""
         number = _NUMBERS[name]
-        for kind, start, end in self._places:
+        for kind, start, end in self._places():
             if kind == number:
                 return self._data[start:end]
         return None
@@ -190,7 +196,7 @@ class Attributes:
     def nested(self, name: str) -> Attributes:
         """The attributes within an attribute; none when it is absent."""
         number = _NUMBERS[name]
-        for kind, start, end in self._places:
+        for kind, start, end in self._places():
             if kind == number:
                 return Attributes(self._data, start, end)
         return Attributes(b"", 0, 0)

@@ -294,10 +294,10 @@ def _result(conf: Conf, call: Call, lease: Result) -> Result:
 
 
 def _plan_bridge(conf: Conf, bridge: Link | None, accept_ra: str) -> Plan:
-    quiet = _no_router_advertisements(conf.bridge, accept_ra if bridge else "")
+    quiet: Plan = _no_router_advertisements(conf.bridge, accept_ra if bridge else "")
     if bridge is None:
         create = CreateBridge(name=conf.bridge, mtu=conf.mtu, vlan_filtering=conf.filters_vlans, keys=conf.vlan_keys)
-        plan: Plan = [create, quiet]
+        plan: Plan = [create, *quiet]
         if conf.promisc_mode:
             plan.append(SetLink(shared=True, side=HOST, name=conf.bridge, promisc=True))
         return plan
@@ -309,13 +309,15 @@ def _plan_bridge(conf: Conf, bridge: Link | None, accept_ra: str) -> Plan:
         "vlan_filtering": True if conf.filters_vlans and not bridge.vlan_filtering else None,
     }
     changes = {key: value for key, value in wanted.items() if value is not None}
-    return [quiet] + ([SetLink(shared=True, side=HOST, name=conf.bridge, keys=conf.vlan_keys, **changes)] if changes else [])
+    return quiet + ([SetLink(shared=True, side=HOST, name=conf.bridge, keys=conf.vlan_keys, **changes)] if changes else [])
 
 
-def _no_router_advertisements(link: str, before: str) -> SetSysctls:
+def _no_router_advertisements(link: str, before: str) -> Plan:
     """A pod must not be able to give the host routes (CVE-2020-10749)."""
+    if before == "0":
+        return []
     key = f"net/ipv6/conf/{link}/accept_ra"
-    return SetSysctls(shared=True, side=HOST, values=((key, "0"),), before=((key, before),) if before else ())
+    return [SetSysctls(shared=True, side=HOST, values=((key, "0"),), before=((key, before),) if before else ())]
 
 
 def _plan_port(conf: Conf, call: Call, result: Result) -> Plan:
@@ -350,7 +352,7 @@ def _plan_gateway(conf: Conf, call: Call, facts: Facts, result: Result) -> Plan:
             plan.append(CreateVlanGateway(name=conf.gateway_link, bridge=conf.bridge, vid=conf.vlan))
         elif not facts.gateway_link.up:
             plan.append(SetLink(shared=True, side=HOST, name=conf.gateway_link, up=True))
-        plan.append(_no_router_advertisements(conf.gateway_link, facts.gateway_accept_ra))
+        plan += _no_router_advertisements(conf.gateway_link, facts.gateway_accept_ra)
     plan += gateway.plan_gateways(conf.gateway_link, conf.bridge, wanted, facts.gateway_addresses, conf.force_address)
     if facts.bridge is not None and any(address not in facts.gateway_addresses for address in wanted):
         plan.append(PinMac(name=conf.bridge))
