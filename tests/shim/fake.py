@@ -97,12 +97,13 @@ class FakeAgent:
             self.after += more
 
     def _read(self, connection: socket.socket) -> None:
-        data, descriptors, _, _ = socket.recv_fds(connection, 65536, 8)
-        self.attached = [(seen.st_dev, seen.st_ino) for seen in map(os.fstat, descriptors)]
-        for descriptor in descriptors:
-            os.close(descriptor)
+        data = b""
+        self.attached = []
         while len(data) < frame.HEADER_SIZE or len(data) < frame.HEADER_SIZE + int.from_bytes(data[8:12], "little"):
-            more = connection.recv(1 << 20)
+            more, descriptors, _, _ = socket.recv_fds(connection, 1 << 20, 8)
+            self.attached += [(seen.st_dev, seen.st_ino) for seen in map(os.fstat, descriptors)]
+            for descriptor in descriptors:
+                os.close(descriptor)
             if not more:
                 break
             data += more

@@ -118,7 +118,7 @@ def test_an_agent_that_dribbles(client: Client, agent: Agent, oneshot: OneShot) 
     assert not oneshot.ran
 
 
-@pytest.mark.parametrize("setting", ["", "0", "-1", "1x", "x", "99999", "1.5"])
+@pytest.mark.parametrize("setting", ["0", "1x", "99999"])
 def test_a_time_limit_that_is_none(client: Client, agent: Agent, setting: str) -> None:
     """The usual one counts, so that an answer after more than a second is waited for."""
 
@@ -196,10 +196,12 @@ def oneshot_says(env: dict[str, str], stdin: int) -> bytes:
 
 
 def test_the_longest_stdin(client: Client, agent: Agent) -> None:
+    """It takes several sends; descriptors come with the first alone."""
     config = CONFIG + os.urandom(frame.STDIN_LIMIT - len(CONFIG))
     with agent(TAKEN_FRAME, encode_answer(Answer(0))) as served:
         assert client.run(stdin=config).status == 0
     assert served.call().stdin == config
+    assert len(served.attached) == 1
 
 
 @pytest.mark.parametrize("verb", ["ADD", "VERSION"])
