@@ -159,6 +159,15 @@ class Done(NamedTuple):
     stderr: bytes
 
 
+class Process(subprocess.Popen[bytes]):
+    """A process that a failed test does not wait for."""
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: Any) -> None:
+        if kind is not None:
+            self.kill()
+        super().__exit__(kind, *rest)
+
+
 class Client:
     """Calls the native client ``program`` with the socket and the one-shot program of this test."""
 
@@ -171,12 +180,12 @@ class Client:
         own = {"CNI_COMMAND": verb, "PODWIRE_SOCKET": str(self.socket_path), "PODWIRE_ONESHOT": str(self.oneshot.path)}
         return {**own, "PATH": "/usr/bin:/bin", **more}
 
-    def start(self, env: dict[str, str] | dict[bytes, bytes] | None = None, **how: Any) -> subprocess.Popen[bytes]:
+    def start(self, env: dict[str, str] | dict[bytes, bytes] | None = None, **how: Any) -> Process:
         """A process with pipes, unless ``how`` says otherwise; called as `bridge`."""
         streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         arguments = how.pop("argv", ["/opt/cni/bin/bridge"])
         chosen: Any = self.environment() if env is None else env
-        return subprocess.Popen(arguments, executable=self.program, env=chosen, **{**streams, **how})
+        return Process(arguments, executable=self.program, env=chosen, **{**streams, **how})
 
     def run(self, env: dict[str, str] | dict[bytes, bytes] | None = None, stdin: bytes = CONFIG, **how: Any) -> Done:
         """Until it ends; a sanitizer's report fails the test."""
