@@ -376,7 +376,7 @@ static _Noreturn void fail(enum failure which, int64_t number, const char *text)
     _exit(1);
 }
 
-/* Puts what was read of stdin in front of the next program's stdin again. */
+/* Makes what was read of stdin the stdin of the next program. */
 static bool refill_stdin(void)
 {
     int memory = above_stdio(memfd_create("stdin", MFD_CLOEXEC));
