@@ -5,6 +5,7 @@ PODWIRE_CACHE ?= $(CURDIR)/build/cache
 CNI_BIN_DIR   ?= /opt/cni/bin
 PREFIX        ?= /opt/podwire
 DESTDIR       ?=
+SYSTEMD_DIR   ?=
 WORKERS       ?= 2
 PYTEST_ARGS   ?=
 
@@ -21,6 +22,8 @@ CNITOOL := build/tools/cnitool
 SHIM    := build/shim/shim
 CODE    := $(shell find cni ipam agent -name '*.py' 2>/dev/null)
 PYTEST   = $(PY) -m pytest -n $(WORKERS) --dist worksteal
+# Each path as one word, whatever is in it.
+INSTALLER = DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' CNI_BIN_DIR='$(CNI_BIN_DIR)' SYSTEMD_DIR='$(SYSTEMD_DIR)' packaging/install.sh
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -33,7 +36,7 @@ help: ## this list
 	@echo
 	@echo 'Settings, as NAME=value after the target:'
 	@echo '  PYTEST_ARGS="-k lease -x"   WORKERS=$(WORKERS)   PYTHON=$(PYTHON)'
-	@echo '  CNI_BIN_DIR=$(CNI_BIN_DIR)   PREFIX=$(PREFIX)   DESTDIR=$(DESTDIR)'
+	@echo '  CNI_BIN_DIR=$(CNI_BIN_DIR)   PREFIX=$(PREFIX)   DESTDIR=$(DESTDIR)   SYSTEMD_DIR=$(SYSTEMD_DIR)'
 	@echo '  PODWIRE_CACHE=$(PODWIRE_CACHE)   (downloads; make clean keeps them)'
 
 ## See it
@@ -52,10 +55,10 @@ check: $(STAMP) ## lint, format, types and layers, in seconds
 	$(VENV)/bin/mypy
 	$(PY) -m pytest -q tests/unit/test_layers.py
 
-test: deps $(STAMP) $(CNITOOL) $(BUNDLE) ## the default test run
+test: deps $(STAMP) $(CNITOOL) $(SHIM) $(BUNDLE) ## the default test run
 	$(PYTEST) $(PYTEST_ARGS)
 
-test-slow: deps $(STAMP) $(CNITOOL) $(BUNDLE) ## the tests that take minutes, and a search for new examples of bad input
+test-slow: deps $(STAMP) $(CNITOOL) $(SHIM) $(BUNDLE) ## the tests that take minutes, and a search for new examples of bad input
 	$(PYTEST) -m slow $(PYTEST_ARGS)
 	PODWIRE_EXAMPLES=search $(PYTEST) tests/unit tests/wire/test_fuzz.py $(PYTEST_ARGS)
 
@@ -107,11 +110,11 @@ $(SHIM): shim/shim.c
 	@mkdir -p $(@D)
 	gcc -std=c11 -static -O2 -Wall -Wextra -Wpedantic -Werror -Wconversion -Wshadow -o $@.$$$$ $< && mv $@.$$$$ $@
 
-install: $(BUNDLE) ## the plugins into CNI_BIN_DIR, what they need into PREFIX
-	DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' CNI_BIN_DIR='$(CNI_BIN_DIR)' packaging/install.sh install $(dir $(BUNDLE))
+install: $(BUNDLE) ## the plugins into CNI_BIN_DIR, the rest into PREFIX, units of the agent for systemd
+	$(INSTALLER) install $(dir $(BUNDLE))
 
 uninstall: ## take them off again; plugins that were there before come back
-	DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' CNI_BIN_DIR='$(CNI_BIN_DIR)' packaging/install.sh uninstall
+	$(INSTALLER) uninstall
 
 ## Tidy up
 

@@ -43,6 +43,7 @@ procps                      sysctl, ps
 mount                       private mounts of test nodes
 util-linux                  unshare, nsenter
 conntrack                   connection tracking entries that DEL must drop
+systemd                     runs the agent's units in tests
 containernetworking-plugins the Go reference plugins, in /usr/lib/cni
 TXT
 }

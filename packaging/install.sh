@@ -1,20 +1,26 @@
 #!/usr/bin/env bash
 # Put the bundle on a node, and take it off again. A runtime may call plugins all the while: each name is replaced in
-# one rename, so that it is the old program or the new one at any instant, never none.
+# one rename, so that it is the old program or the new one at any instant, never none. The agent, where systemd runs it,
+# is started anew; calls wait in its socket meanwhile.
 #
 # Usage: packaging/install.sh install BUNDLE | uninstall
-# Settings from the environment: CNI_BIN_DIR (/opt/cni/bin), PREFIX (/opt/podwire), DESTDIR (a root to install into).
+# Settings from the environment: CNI_BIN_DIR (/opt/cni/bin), PREFIX (/opt/podwire), DESTDIR (a root to install into),
+# SYSTEMD_DIR (/etc/systemd/system, where there is a systemd): the folder for the agent's units.
 #
 # What it makes, under DESTDIR:
 #   PREFIX/lib/podwire             link to the release in use; the one before it stays for calls that are running
 #   PREFIX/bin/podwire             the command
 #   PREFIX/cni-bin-dir             the CNI_BIN_DIR that this PREFIX serves; it serves one
 #   PREFIX/replaced/NAME           what CNI_BIN_DIR held under a plugin's name; uninstall puts it back
-#   CNI_BIN_DIR/NAME               link to the program, one for each plugin
+#   CNI_BIN_DIR/NAME               link to the native client, one for each plugin
+#   SYSTEMD_DIR/podwire-agent.*    units of the agent; switching them on is up to the administrator
 set -euo pipefail
+units=$(dirname "$(realpath "$0")")/../conf/systemd
 umask 022 # runtimes of any user call the plugins
 
-PROGRAM=lib/podwire/podwire
+CLIENT=lib/podwire/shim
+FORMER_CLIENT=lib/podwire/podwire # what links led to before there was an agent
+UNITS=(podwire-agent.socket podwire-agent.service)
 
 fail() { printf 'install: %s\n' "$*" >&2; exit 1; }
 
@@ -33,6 +39,14 @@ destination=${DESTDIR:+$(realpath -ms -- "$DESTDIR")}
 plugins_dir=$destination$bin_dir
 home=$destination$prefix
 
+# Where the agent's units go; empty where there is no systemd. Distributions put its own units into one of two folders.
+systemd_dir=${SYSTEMD_DIR:-}
+if [ -z "$systemd_dir" ] && { [ -d "$destination/usr/lib/systemd/system" ] || [ -d "$destination/lib/systemd/system" ]; }; then
+    systemd_dir=/etc/systemd/system
+fi
+[ -z "$systemd_dir" ] || systemd_dir=$(absolute SYSTEMD_DIR "$systemd_dir")
+units_dir=$destination$systemd_dir
+
 # The PREFIX of a podwire that this link leads to, whichever it is; false for anything else.
 prefix_of() {
     local text
@@ -40,7 +54,11 @@ prefix_of() {
     text=$(readlink "$1")
     case $text in /*) ;; *) text=$bin_dir/$text ;; esac
     text=$(realpath -ms -- "$text")
-    case $text in /*/"$PROGRAM") echo "${text%"/$PROGRAM"}" ;; *) return 1 ;; esac
+    case $text in
+        /*/"$CLIENT") echo "${text%"/$CLIENT"}" ;;
+        /*/"$FORMER_CLIENT") echo "${text%"/$FORMER_CLIENT"}" ;;
+        *) return 1 ;;
+    esac
 }
 
 # Whether two paths, of the installed system, are one folder.
@@ -114,14 +132,57 @@ begin() {
     lock "$plugins_dir"
 }
 
-# Whether a process runs this release. Files are compared, not names: its own name for the file may be another one,
-# by way of a link or in a mount namespace.
+# Whether a process runs this release: a plugin, an agent, or a client, which may become the program beside it. Files
+# are compared, not names: its own name for the file may be another one, by way of a link or in a mount namespace.
 in_use() {
     local process
     for process in /proc/[0-9]*/exe; do
-        [ ! "$process" -ef "$1/podwire" ] || return 0
+        [ ! "$process" -ef "$1/podwire" ] && [ ! "$process" -ef "$1/shim" ] || return 0
     done
     return 1
+}
+
+# Whether a systemd is running that reads the folder of our units.
+systemd_runs() {
+    [ -n "$systemd_dir" ] && [ -z "$destination" ] && [ -d /run/systemd/system ] &&
+        [[ " $(systemctl show --property UnitPath --value 2>/dev/null) " == *" $systemd_dir "* ]]
+}
+
+# Whether the unit that is installed is this PREFIX's.
+our_unit() { [ ! -L "$1" ] && grep -q -x -F "# podwire in $prefix" "$1" 2>/dev/null; }
+
+# The agent's units, with the PREFIX in them. One that the administrator has masked or linked stays as it is.
+put_units() {
+    local unit
+    [ -n "$systemd_dir" ] || return 0
+    if [[ $prefix == *[!A-Za-z0-9/._+:~-]* ]]; then
+        echo "no units for systemd: PREFIX has characters that would mean something in them"
+        return 0
+    fi
+    mkdir -p "$units_dir"
+    for unit in "${UNITS[@]}"; do
+        if [ -L "$units_dir/$unit" ]; then
+            echo "kept $units_dir/$unit, which is a link"
+        else
+            put_text "$(printf '# podwire in %s\n\n' "$prefix" && sed "s|@PREFIX@|$prefix|g" "$units/$unit")" "$units_dir/$unit"
+        fi
+    done
+    ! systemd_runs || systemctl daemon-reload
+}
+
+# An agent that runs is that of the release before until it is started anew.
+restart_agent() { ! systemd_runs || systemctl try-restart "${UNITS[1]}"; }
+
+remove_units() {
+    local unit ours=()
+    for unit in "${UNITS[@]}"; do
+        if our_unit "$units_dir/$unit"; then ours+=("$unit"); fi
+    done
+    [ ${#ours[@]} -gt 0 ] || return 0
+    # Calls that wait in the socket go on without the agent when it is closed; those that run are finished.
+    ! systemd_runs || systemctl --quiet disable --now "${ours[@]}" || fail "the agent could not be stopped"
+    for unit in "${ours[@]}"; do rm -f "$units_dir/$unit" "$units_dir"/*.wants/"$unit"; done
+    ! systemd_runs || systemctl daemon-reload
 }
 
 # What stands at NAME of CNI_BIN_DIR, unless it is podwire, goes to PREFIX/replaced. A podwire of another PREFIX hands
@@ -155,10 +216,10 @@ give_back() {
 }
 
 install_bundle() {
-    local bundle release previous name link old plugins
+    local bundle release previous name link old plugins problem=
     bundle=$(realpath -- "$1")
-    [ -x "$bundle/podwire" ] || fail "'$bundle' is no bundle: run make bundle first"
-    # In a bundle each plugin is a link to the program.
+    [ -x "$bundle/podwire" ] && [ -x "$bundle/shim" ] || fail "'$bundle' is no bundle: run make bundle first"
+    # In a bundle each plugin is a link to the client.
     mapfile -t plugins < <(find "$bundle" -maxdepth 1 -type l -printf '%f\n' | sort)
     [ ${#plugins[@]} -gt 0 ] || fail "'$bundle' has no plugins: run make bundle first"
     for name in "${plugins[@]}"; do
@@ -179,19 +240,28 @@ install_bundle() {
 
     for name in "${plugins[@]}"; do
         keep_replaced "$name"
-        put_link "$prefix/$PROGRAM" "$plugins_dir/$name"
+        put_link "$prefix/$CLIENT" "$plugins_dir/$name"
     done
     # A plugin that this release no longer has.
     for link in "$plugins_dir"/*; do
         if is_ours "$link" && ! exists "$bundle/$(basename "$link")"; then give_back "$link"; fi
     done
 
+    put_units
+    restart_agent || problem="the plugins are installed, but the agent did not start again: systemctl status podwire-agent"
     for old in "$home"/lib/podwire-*; do
         case $(basename "$old") in "$(basename "$release")" | "$previous") continue ;; esac
         in_use "$old" || rm -rf "$old"
     done
     echo "installed ${#plugins[@]} plugins in $plugins_dir and the command $home/bin/podwire"
+    if our_unit "$units_dir/${UNITS[1]}" && ! enabled; then
+        echo "to have the agent serve calls, several times faster: systemctl enable --now podwire-agent"
+    fi
+    [ -z "$problem" ] || fail "$problem"
 }
+
+# Whether the agent is switched on for the next boot, as far as links tell.
+enabled() { compgen -G "$units_dir/*.wants/podwire-agent.*" >/dev/null; }
 
 uninstall() {
     local link left release running=
@@ -199,6 +269,7 @@ uninstall() {
     for link in "$plugins_dir"/*; do
         if is_ours "$link"; then give_back "$link"; fi
     done
+    remove_units
     rm -f "$home/lib/podwire" "$home/bin/podwire"
     # No new call can start now; those that are running load modules until they end.
     for release in "$home"/lib/podwire-*; do
@@ -209,7 +280,7 @@ uninstall() {
         done
         if in_use "$release"; then running+=" $release"; else rm -rf "$release"; fi
     done
-    [ -z "$running" ] || echo "kept, because a call is running; uninstall again later:$running"
+    [ -z "$running" ] || echo "kept, because a call or an agent is running; uninstall again later:$running"
     left=$(find "$home/replaced" -mindepth 1 2>/dev/null || true)
     if [ -n "$left" ]; then
         printf 'kept, because its name is taken or it is a link that leads nowhere:\n%s\n' "$left"

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from agent import command, listen
 from tests.harness import observe
 from tests.harness.node import PATH
 from tests.harness.plugin import Executables
@@ -21,7 +24,6 @@ from tests.harness.wrappers import BUNDLE, NAMES, ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from tests.harness.node import Node
 
@@ -43,6 +45,7 @@ class Root:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.bin = folder / "bin"
+        self.units = folder.parent / "units"  # never those of the machine
 
     def install(self, bundle: Path, prefix: str = "A", bin_dir: str = "bin", **env: str) -> Done:
         return self._call("install", str(bundle), prefix=prefix, bin_dir=bin_dir, env=env)
@@ -50,10 +53,21 @@ class Root:
     def uninstall(self, prefix: str = "A", bin_dir: str = "bin", **env: str) -> Done:
         return self._call("uninstall", prefix=prefix, bin_dir=bin_dir, env=env)
 
+    @property
+    def env(self) -> dict[str, str]:
+        """What every call of the installer needs."""
+        return {"PATH": PATH, "SYSTEMD_DIR": str(self.units)}
+
     def _call(self, *arguments: str, prefix: str, bin_dir: str, env: dict[str, str]) -> Done:
-        settings = {"PATH": PATH, "PREFIX": f"{self.folder}/{prefix}", "CNI_BIN_DIR": f"{self.folder}/{bin_dir}", **env}
+        settings = {"PREFIX": f"{self.folder}/{prefix}", "CNI_BIN_DIR": f"{self.folder}/{bin_dir}", **env}
         return subprocess.run(
-            [INSTALL, *arguments], env=settings, cwd=self.folder, capture_output=True, text=True, check=False, timeout=120
+            [INSTALL, *arguments],
+            env={**self.env, **settings},
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
         )
 
     def has_go_plugins(self, bin_dir: str = "bin") -> Tree:
@@ -115,7 +129,7 @@ def release(tmp_path: Path) -> Releases:
 
 
 class Releases:
-    """Small bundles: the same names and links as the real one, and a program that says which release it is."""
+    """Small bundles: the same names and links as the real one, and a client that says which release it is."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -125,10 +139,11 @@ class Releases:
         if not bundle.exists():
             (bundle / "_internal").mkdir(parents=True)
             (bundle / "_internal" / "module.py").write_text(f"RELEASE = {number}\n")
-            (bundle / "podwire").write_text(PROGRAM.format(number))
-            (bundle / "podwire").chmod(0o755)
+            for program in ("podwire", "shim"):
+                (bundle / program).write_text(PROGRAM.format(number))
+                (bundle / program).chmod(0o755)
             for name in NAMES:
-                (bundle / name).symlink_to("podwire")
+                (bundle / name).symlink_to("shim")
         return bundle
 
 
@@ -356,13 +371,11 @@ def test_one_folder_for_both(root: Root, release: Releases) -> None:
     refused(root.install(release[1], prefix="bin"), "CNI_BIN_DIR and PREFIX are one folder")
 
 
-@pytest.mark.parametrize("missing", ["podwire", "plugins"])
-def test_what_is_no_bundle(root: Root, tmp_path: Path, missing: str) -> None:
-    (tmp_path / "empty").mkdir()
-    if missing == "plugins":
-        (tmp_path / "empty/podwire").write_text(PROGRAM)
-        (tmp_path / "empty/podwire").chmod(0o755)
-    refused(root.install(tmp_path / "empty"), "run make bundle first")
+@pytest.mark.parametrize("missing", ["podwire", "shim", "plugins"])
+def test_what_is_no_bundle(root: Root, release: Releases, missing: str) -> None:
+    for name in NAMES if missing == "plugins" else (missing,):
+        (release[1] / name).unlink()
+    refused(root.install(release[1]), "run make bundle first")
     assert tree(root.folder) == {}
 
 
@@ -385,10 +398,10 @@ def test_destdir(root: Root, release: Releases, spelling: str) -> None:
     loopback.symlink_to("/go-loopback")
     before = tree(root.folder / "opt/cni/bin")
     succeeded(root.install(release[1], **settings))
-    assert os.readlink(root.folder / "opt/cni/bin/bridge") == "/opt/podwire/lib/podwire/podwire"
+    assert os.readlink(root.folder / "opt/cni/bin/bridge") == "/opt/podwire/lib/podwire/shim"
     succeeded(root.install(release[2], **{**settings, "PREFIX": "/opt/other"}))
-    assert os.readlink(root.folder / "opt/cni/bin/bridge") == "/opt/other/lib/podwire/podwire"
-    program = root.folder / "opt/other/lib/podwire/podwire"
+    assert os.readlink(root.folder / "opt/cni/bin/bridge") == "/opt/other/lib/podwire/shim"
+    program = root.folder / "opt/other/lib/podwire/shim"
     assert subprocess.check_output([program], text=True) == "podwire, release 2\n"
     succeeded(root.uninstall(**settings))
     succeeded(root.uninstall(**{**settings, "PREFIX": "/opt/other"}))
@@ -407,7 +420,126 @@ def test_a_strict_umask_makes_a_tree_that_everybody_can_use(root: Root, release:
         os.umask(before)
     for path in (root.bin, root.folder / "A", *(root.folder / "A").rglob("*")):
         mode = path.stat().st_mode & 0o777
-        assert mode == (0o755 if path.is_dir() or path.name in ("podwire", *NAMES) else 0o644), path
+        assert mode == (0o755 if path.is_dir() or path.name in ("podwire", "shim", *NAMES) else 0o644), path
+
+
+# From the version whose links led to the program itself.
+
+
+def has_former_links(root: Root, prefix: str = "A") -> None:
+    """Put the links of an installation as the former version made them."""
+    for name in NAMES:
+        (root.bin / name).unlink()
+        (root.bin / name).symlink_to(f"{root.folder}/{prefix}/lib/podwire/podwire")
+
+
+@pytest.mark.parametrize("prefix", ["A", "B"])
+def test_upgrade_from_the_former_links(root: Root, release: Releases, prefix: str) -> None:
+    before = root.has_go_plugins()
+    succeeded(root.install(release[1]))
+    has_former_links(root)
+    succeeded(root.install(release[2], prefix=prefix))
+    assert {os.readlink(root.bin / name) for name in NAMES} == {f"{root.folder}/{prefix}/lib/podwire/shim"}
+    assert {root.says(name) for name in NAMES} == {"podwire, release 2"}
+    succeeded(root.uninstall(prefix=prefix))
+    succeeded(root.uninstall())
+    assert tree(root.bin) == before
+
+
+def test_uninstall_knows_the_former_links(root: Root, release: Releases) -> None:
+    before = root.has_go_plugins()
+    succeeded(root.install(release[1]))
+    has_former_links(root)
+    succeeded(root.uninstall())
+    assert tree(root.bin) == before
+
+
+# Units for systemd.
+
+UNITS = ["podwire-agent.service", "podwire-agent.socket"]
+
+
+def test_units_have_the_prefix_and_systemd_understands_them(root: Root, release: Releases) -> None:
+    done = succeeded(root.install(release[1]))
+    assert sorted(tree(root.units)) == UNITS
+    assert "systemctl enable --now podwire-agent" in done.stdout
+    text = "".join((root.units / unit).read_text() for unit in UNITS)
+    assert "@" not in text
+    assert f"ExecStart={root.folder}/A/bin/podwire agent" in text
+    assert text.count(f"# podwire in {root.folder}/A\n") == 2
+    assert {(root.units / unit).stat().st_mode & 0o777 for unit in UNITS} == {0o644}
+    verified = subprocess.run(
+        ["systemd-analyze", "verify", *(root.units / unit for unit in UNITS)], capture_output=True, text=True, check=False
+    )
+    assert (verified.returncode, verified.stdout, verified.stderr) == (0, "", "")
+
+
+def test_the_socket_is_where_clients_and_agents_look() -> None:
+    text = (ROOT / "conf/systemd/podwire-agent.socket").read_text()
+    assert f"\nListenStream={command.SOCKET}\n" in text
+    assert f'DEFAULT_SOCKET[] = "{command.SOCKET}"' in (ROOT / "shim/shim.c").read_text()
+    assert f"\nBacklog={listen.BACKLOG}\n" in text
+    service = (ROOT / "conf/systemd/podwire-agent.service").read_text()
+    assert f"\nRuntimeDirectory={Path(command.SOCKET).parent.relative_to('/run')}\n" in service
+    patience = re.search(r"^TimeoutStopSec=(\d+)s$", service, re.MULTILINE)
+    assert patience and int(patience[1]) > command.STOP_PATIENCE_S
+
+
+@pytest.mark.parametrize("folder", ["usr/lib/systemd/system", "lib/systemd/system", ""])
+def test_units_are_put_where_a_systemd_is(root: Root, release: Releases, folder: str) -> None:
+    """Into the administrator's folder. Without a systemd there are none, and nobody is told to use it."""
+    settings = {"DESTDIR": str(root.folder), "PREFIX": "/opt/podwire", "CNI_BIN_DIR": "/opt/cni/bin", "SYSTEMD_DIR": ""}
+    if folder:
+        (root.folder / folder).mkdir(parents=True)
+    before = tree(root.folder)
+    done = succeeded(root.install(release[1], **settings))
+    units = root.folder / "etc/systemd/system"
+    assert units.exists() == ("systemctl" in done.stdout) == bool(folder)
+    if folder:
+        assert sorted(tree(units)) == UNITS
+        assert "ExecStart=/opt/podwire/bin/podwire agent" in (units / UNITS[0]).read_text()
+    succeeded(root.uninstall(**settings))
+    left = {"etc", "etc/systemd", "etc/systemd/system", "opt", "opt/cni", "opt/cni/bin"}
+    assert tree(root.folder).keys() - before.keys() == (left if folder else {"opt", "opt/cni", "opt/cni/bin"})
+
+
+def test_uninstall_takes_the_links_that_enabled_them(root: Root, release: Releases) -> None:
+    succeeded(root.install(release[1]))
+    for unit, wants in (("podwire-agent.socket", "sockets.target.wants"), ("podwire-agent.service", "multi-user.target.wants")):
+        (root.units / wants).mkdir()
+        (root.units / wants / unit).symlink_to(root.units / unit)
+    (root.units / "sockets.target.wants/other.socket").symlink_to("/lib/systemd/system/other.socket")
+    assert "systemctl" not in succeeded(root.install(release[2])).stdout  # it is on already
+    succeeded(root.uninstall())
+    assert sorted(tree(root.units)) == ["multi-user.target.wants", "sockets.target.wants", "sockets.target.wants/other.socket"]
+
+
+def test_the_units_of_another_prefix_stay(root: Root, release: Releases) -> None:
+    """The last installed one has the units, as it has the names."""
+    succeeded(root.install(release[1], prefix="A"))
+    succeeded(root.install(release[2], prefix="B"))
+    succeeded(root.uninstall(prefix="A"))
+    assert f"ExecStart={root.folder}/B/bin/podwire agent" in (root.units / UNITS[0]).read_text()
+    succeeded(root.uninstall(prefix="B"))
+    assert tree(root.units) == {}
+
+
+def test_a_masked_unit_stays_masked(root: Root, release: Releases) -> None:
+    root.units.mkdir()
+    (root.units / UNITS[0]).symlink_to("/dev/null")
+    done = succeeded(root.install(release[1]))
+    assert f"kept {root.units}/{UNITS[0]}" in done.stdout
+    assert "systemctl" not in done.stdout
+    succeeded(root.uninstall())
+    assert tree(root.units) == {UNITS[0]: "/dev/null"}
+
+
+def test_a_prefix_that_units_could_not_name(root: Root, release: Releases) -> None:
+    done = succeeded(root.install(release[1], prefix="A 100%"))
+    assert "no units for systemd" in done.stdout
+    assert not root.units.exists()
+    assert root.says("bridge") == "podwire, release 1"
+    succeeded(root.uninstall(prefix="A 100%"))
 
 
 # While calls are running, with the real bundle.
@@ -419,6 +551,18 @@ def installed(root: Root, bundle: Path) -> Root:
     return root
 
 
+def test_a_name_leads_to_the_client_of_the_release(installed: Root) -> None:
+    """What `readlink -f` says, and so what the client finds itself and the program in."""
+    (release,) = (installed.folder / "A/lib").glob("podwire-*")
+    assert {os.path.realpath(installed.bin / name) for name in NAMES} == {f"{release}/shim"}
+    assert os.path.realpath(installed.folder / "A/bin/podwire") == f"{release}/podwire"
+
+
+def test_the_former_links_answer_until_they_are_replaced(installed: Root) -> None:
+    has_former_links(installed)
+    test_every_name_answers_by_way_of_the_folder(installed)
+
+
 def test_every_name_answers_by_way_of_the_folder(installed: Root) -> None:
     plugins = Executables(installed.bin, whose="podwire")
     for name in NAMES:
@@ -427,16 +571,19 @@ def test_every_name_answers_by_way_of_the_folder(installed: Root) -> None:
 
 
 class Running:
-    """An ADD of host-local that waits for its configuration; what it imports then must still be in its own release."""
+    """An ADD of host-local that waits for its configuration; what it imports then must still be in its own release.
 
-    def __init__(self, plugins: Path, leases: Path) -> None:
+    The native client waits so, and becomes the program of its release then; or the program itself does.
+    """
+
+    def __init__(self, command: tuple[str | Path, ...], plugins: Path, leases: Path) -> None:
         config = {"ipam": {"type": "host-local", "dataDir": str(leases), "ranges": [[{"subnet": "10.88.0.0/24"}]]}}
         self.config = {"cniVersion": "1.0.0", "name": "net", "type": "bridge", **config}
         env = {"CNI_COMMAND": "ADD", "CNI_CONTAINERID": "c1", "CNI_NETNS": "/run/netns/c1", "CNI_IFNAME": "eth0"}
-        # It has become the plugin's program when Popen returns.
+        # It has become the client, or the program, when Popen returns.
         self.call = subprocess.Popen(
-            [plugins / "host-local"],
-            env={"PATH": PATH, "CNI_PATH": str(plugins), **env},
+            command,
+            env={"PATH": PATH, "CNI_PATH": str(plugins), "PODWIRE_SOCKET": "", **env},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )
@@ -448,9 +595,12 @@ class Running:
         assert json.loads(out)["ips"][0]["address"] == "10.88.0.2/24"
 
 
-@pytest.fixture
-def running(installed: Root, tmp_path: Path) -> Iterator[Running]:
-    made = Running(installed.bin, tmp_path / "leases")
+@pytest.fixture(params=["client", "program"])
+def running(installed: Root, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Running]:
+    program = (installed.folder / "A/bin/podwire", "host-local")
+    made = Running(
+        (installed.bin / "host-local",) if request.param == "client" else program, installed.bin, tmp_path / "leases"
+    )
     yield made
     made.call.kill()
     made.call.communicate()
@@ -469,7 +619,7 @@ def test_upgrades_while_a_call_is_running(installed: Root, running: Running, rel
 
 
 def test_uninstall_waits_for_a_running_call(installed: Root, running: Running) -> None:
-    settings = {"PATH": PATH, "PREFIX": f"{installed.folder}/A", "CNI_BIN_DIR": str(installed.bin)}
+    settings = {**installed.env, "PREFIX": f"{installed.folder}/A", "CNI_BIN_DIR": str(installed.bin)}
     removal = subprocess.Popen([INSTALL, "uninstall"], env=settings, stdout=subprocess.DEVNULL)
     until = time.monotonic() + 20
     while os.path.lexists(installed.bin / "host-local"):
@@ -486,7 +636,7 @@ def test_installations_at_the_same_time(root: Root, release: Releases) -> None:
     before = root.has_go_plugins()
     processes = []
     for number in range(6):
-        settings = {"PATH": PATH, "PREFIX": f"{root.folder}/{'AB'[number % 2]}", "CNI_BIN_DIR": str(root.bin)}
+        settings = {**root.env, "PREFIX": f"{root.folder}/{'AB'[number % 2]}", "CNI_BIN_DIR": str(root.bin)}
         arguments = ["uninstall"] if number in (2, 3) else ["install", str(release[number])]
         processes.append(subprocess.Popen([INSTALL, *arguments], env=settings, stdout=subprocess.DEVNULL))
     assert [process.wait(60) for process in processes] == [0] * 6
@@ -512,7 +662,7 @@ def test_a_pod_is_wired_from_the_installed_folder(node: Node, bundle: Path) -> N
     """The README's way, with its default paths: make install, a pod's ADD, CHECK and DEL, make uninstall."""
     node.sh("mkdir -p /opt; mount -t tmpfs -o mode=755 tmpfs /opt; mkdir -p /opt/cni/bin; echo old >/opt/cni/bin/bridge")
     # Nothing is to be built here: the bundle is taken as it is.
-    make = ("make", "-s", "-C", str(ROOT), "-o", "build/bundle/podwire", "DESTDIR=")
+    make = ("make", "-s", "-C", str(ROOT), "-o", "build/bundle/podwire", "DESTDIR=", "SYSTEMD_DIR=/run/units")
     node.run(*make, "install", env={"PATH": PATH}, timeout=120)
     netns = node.pod()
 
