@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.harness.agent import Agent, make_shims
 from tests.harness.node import Node
 from tests.harness.plugin import Executables, whose_plugins
 from tests.harness.wrappers import make_wrappers
@@ -31,12 +33,22 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="DIR",
         help="run the black-box suites (wire, netns) with the CNI plugins of this folder instead of our own",
     )
+    parser.addoption(
+        "--agent",
+        action="store_true",
+        help="call our plugins through the native client, with an agent in each node",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "known_reference_failure(reason): the official Go plugins are known to fail here, and why"
     )
+    config.addinivalue_line(
+        "markers", "own_process(reason): about the process that serves a call, which under --agent is not the caller's; and why"
+    )
+    if through_agent(config) and given_folder(config):
+        raise pytest.UsageError("--agent is about our own plugins, --cni-bin-dir names others")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -44,6 +56,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items:
             if item.get_closest_marker("root"):
                 item.add_marker(pytest.mark.skip(reason="makes network namespaces: needs root"))
+    if through_agent(config):
+        for item in items:
+            alone = item.get_closest_marker("own_process")
+            if alone:
+                item.add_marker(pytest.mark.skip(reason=f"not through the agent: {alone.args[0]}"))
     if given_folder(config) and whose(config) == "reference":
         for item in items:
             known = item.get_closest_marker("known_reference_failure")
@@ -57,6 +74,22 @@ def given_folder(config: pytest.Config) -> Path | None:
     return Path(given).resolve() if given else None
 
 
+def through_agent(config: pytest.Config) -> bool:
+    """Whether --agent was given."""
+    return bool(config.getoption("--agent"))
+
+
+@contextmanager
+def serving(config: pytest.Config, node: Node) -> Iterator[Agent | None]:
+    """With --agent, an agent in the node, which must be unharmed at the end; else nothing."""
+    if not through_agent(config):
+        yield None
+        return
+    with Agent(node) as agent:
+        yield agent
+        agent.unharmed()
+
+
 def whose(config: pytest.Config) -> str:
     """Whose plugins are judged: `podwire`, `reference` or `other`."""
     folder = given_folder(config)
@@ -65,15 +98,20 @@ def whose(config: pytest.Config) -> str:
 
 @pytest.fixture(scope="session")
 def plugins(pytestconfig: pytest.Config) -> Executables:
-    """The executables under test: those of --cni-bin-dir, else our own from this checkout."""
-    return Executables(given_folder(pytestconfig) or make_wrappers(), whose=whose(pytestconfig))
+    """The executables under test: those of --cni-bin-dir, the native client with --agent, else our own from this checkout."""
+    folder = make_shims() if through_agent(pytestconfig) else make_wrappers()
+    return Executables(given_folder(pytestconfig) or folder, whose=whose(pytestconfig))
 
 
 @pytest.fixture
-def node() -> Iterator[Node]:
-    """A private node, gone after the test."""
+def node(request: pytest.FixtureRequest) -> Iterator[Node]:
+    """A private node, gone after the test. With --agent it has one, if the test calls plugins."""
     with Node() as made:
-        yield made
+        if "plugins" not in request.fixturenames:
+            yield made
+            return
+        with serving(request.config, made):
+            yield made
 
 
 @pytest.fixture

@@ -29,6 +29,7 @@ from cni.spec.conf import Attachment, Dns
 from cni.spec.result import Result, Route
 from ipam import host_local, static, store
 from ipam.folder import Folder
+from tests.conftest import serving
 from tests.harness import observe
 from tests.harness.node import PATH, Node
 from tests.harness.wrappers import FOLDER, ROOT, make_wrappers, python
@@ -409,13 +410,13 @@ def test_any_environment(serve: Serve, case: Case) -> None:
 
 
 @pytest.fixture(scope="module")
-def place(plugins: Executables) -> Iterator[Node | None]:
+def place(plugins: Executables, pytestconfig: pytest.Config) -> Iterator[Node | None]:
     """Where executables run: as root in a node, in which nothing may have changed at the end."""
     before = links()
     if os.geteuid():
         yield None
     else:
-        with Node() as node:
+        with Node() as node, serving(pytestconfig, node):
             seen = observe.snapshot(node, with_files=False)
             yield node
             assert not plugins.ours or observe.difference(seen, observe.snapshot(node, with_files=False)) == []

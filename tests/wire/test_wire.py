@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.conftest import given_folder, whose
+from tests.harness.agent import Agent, make_shims
 from tests.harness.node import PATH, Node
 from tests.harness.wrappers import BUNDLE, make_wrappers
 from tests.wire.cases import VERSIONS, Case, judge, load
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 Answer = tuple[int, bytes, bytes]
-OUR_WAYS = ("dispatch", "module", "bundle")
+# In process; a process of Python; the bundle, and the native client, where no agent listens; the native client and the agent.
+OUR_WAYS = ("dispatch", "module", "bundle", "shim", "agent")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -44,6 +46,25 @@ def place() -> Iterator[Node | None]:
         return
     with Node() as node:
         yield node
+
+
+@pytest.fixture(scope="module")
+def shims(place: Node | None) -> Iterator[Callable[[], Path]]:
+    """The folder of native clients, and from its first use on an agent where they run."""
+    if place is None:
+        yield lambda: pytest.skip("the agent needs root")
+        return
+    made: list[Agent] = []
+
+    def folder() -> Path:
+        if not made:
+            made.append(Agent(place))
+        return make_shims()
+
+    yield folder
+    for agent in made:
+        with agent:
+            agent.unharmed()
 
 
 @pytest.fixture(scope="module")
@@ -72,15 +93,15 @@ def in_process(case: Case, env: dict[str, str], stdin: bytes) -> Answer:
     return reply.status, reply.stdout, reply.stderr.encode(errors="surrogateescape")
 
 
-def as_process(folder: Path, case: Case, env: dict[str, str], stdin: bytes, place: Node | None) -> Answer:
-    """The case through an executable."""
+def as_process(folder: Path, case: Case, env: dict[str, str], stdin: bytes, place: Node | None, alone: bool) -> Answer:
+    """The case through an executable; ``alone`` where no agent listens."""
     argv = [str(folder / case.plugin)]
     done = subprocess.run(
         place.argv(argv) if place else argv,
         input=stdin,
         capture_output=True,
         check=False,
-        env={"PATH": PATH, **env},
+        env={"PATH": PATH, **({"PODWIRE_SOCKET": ""} if alone else {}), **env},
         timeout=60,
     )
     return done.returncode, done.stdout, done.stderr
@@ -99,11 +120,13 @@ def test_case(
     tmp_path: Path,
     place: Node | None,
     bundle: Callable[[], Path],
+    shims: Callable[[], Path],
     pytestconfig: pytest.Config,
 ) -> None:
     """The answer is the one that the case's sentence of the specification asks for."""
     given = given_folder(pytestconfig)
-    folder = given or (bundle() if way == "bundle" else make_wrappers())
+    folders = {"bundle": bundle, "shim": make_shims, "agent": shims}
+    folder = given or folders.get(way, make_wrappers)()
     places = {"TMP": str(tmp_path / "tmp"), "BIN": str(given or make_wrappers())}
     env, stdin, expect = case.env(**places), case.stdin(**places), case.expect(**places)
     judged = whose(pytestconfig)
@@ -113,11 +136,11 @@ def test_case(
     if way == "dispatch":
         judge(expect, *in_process(case, env, stdin), whose=judged, note=note)
         return
-    answer = as_process(folder, case, env, stdin, place)
+    answer = as_process(folder, case, env, stdin, place, alone=way == "shim")
     judge(expect, *answer, whose=judged, note=note)
     if way != "given":
         fresh(tmp_path / "tmp")
-        assert answer[:2] == in_process(case, env, stdin)[:2], f"{way} and dispatch answer differently{note}"
+        assert answer == in_process(case, env, stdin), f"{way} and dispatch answer differently{note}"
 
 
 def test_the_cases_cover_the_protocol() -> None:
