@@ -486,8 +486,12 @@ class FakeNft:
             return [{there.kind: body | {"elem": [_element(key, *there.elements[key], in_map=False)]}}]
         raise AssertionError(f"the fake does not understand {text!r}")
 
-    def outline(self, family: str) -> list[dict[str, Any]]:
-        return [entry for key in self.rules.tables if key[0] == family for entry in self._objects(key, elements=False)]
+    def sets(self, family: str) -> list[dict[str, Any]]:
+        told = [entry for key in self.rules.tables if key[0] == family for entry in self._objects(key, elements=False)]
+        return [entry for entry in told if "set" in entry]
+
+    def chain(self, where: str) -> list[dict[str, Any]]:
+        return self.query(f"list chain {where}")
 
     def _objects(self, key: tuple[str, str], elements: bool) -> list[dict[str, Any]]:
         table = self.rules.tables.get(key)
@@ -555,6 +559,9 @@ class FakeNft:
     def _flush_chain(self, family: str, table: str, name: str) -> None:
         self._chain_at(family, table, name).rules.clear()
 
+    def _flush_set(self, family: str, table: str, name: str) -> None:
+        self._set_at(family, table, name).elements.clear()
+
     def _delete_chain(self, family: str, table: str, name: str) -> None:
         there = self._table(family, table)
         if self._chain_at(family, table, name).rules or self._is_used(there, {"jump": {"target": name}}):
@@ -612,6 +619,7 @@ class FakeNft:
         (rf"delete table {_WHERE}", _delete_table),
         (rf"add chain {_NAMED}(?: \{{ (.*) \}})?", _add_chain),
         (rf"flush chain {_NAMED}", _flush_chain),
+        (rf"flush set {_NAMED}", _flush_set),
         (rf"delete chain {_NAMED}", _delete_chain),
         (rf"delete rule {_NAMED} handle (\d+)", _delete_rule),
         (rf"add rule {_NAMED} (.+)", _add_rule),

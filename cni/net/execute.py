@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -192,6 +193,11 @@ def _run_nft(op: rules.RunNft, host: Host) -> bool:
     return True
 
 
+def _sweep(op: rules.Sweep, host: Host) -> bool:
+    rules.apply_sweep(op, host.nft, int.from_bytes(os.urandom(4), "big"))
+    return True
+
+
 def _run_iptables(op: rules.RunIptables, host: Host) -> bool:
     rules.apply_iptables(op, host.iptables)
     return True
@@ -224,5 +230,6 @@ APPLY: dict[type[Any], Callable[[Any, Host], bool]] = {
     ops.Announce: _announce,
     rules.RunNft: _run_nft,
     rules.RunIptables: _run_iptables,
+    rules.Sweep: _sweep,
     rules.Unread: _fail,
 }

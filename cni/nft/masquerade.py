@@ -5,7 +5,7 @@ Two backends, ``nftables`` (``cni.nft.masq``) and ``iptables`` (``cni.nft.masq_i
 either left, and what the Go plugins left (``cni.nft.reference``), whatever the configuration says now.
 
 With the nftables backend no process is started, and one address costs one transaction for ADD and one for DEL, whatever the
-number of pods.
+number of pods. Where ADD sees that a subnet's part of the table is as it should be, its transaction only adds elements.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from cni.nft import masq, masq_iptables, reference
-from cni.nft.listing import bodies, chain_names, elements
+from cni.nft.listing import bodies, elements
 from cni.nft.masq import TABLE, Table
 from cni.nft.masq_iptables import NatChain
-from cni.nft.ops import RunIptables, RunNft
+from cni.nft.ops import RunIptables, RunNft, Sweep
 from cni.nft.reference import MasqRule
 from cni.spec.addresses import Cidr, is_v6
 from cni.spec.owner import of_network
@@ -30,18 +30,23 @@ if TYPE_CHECKING:
     from cni.nft.reference import Doors
     from cni.spec.owner import Owner
 
-Plan = list[RunNft | RunIptables]
+Plan = list[RunNft | RunIptables | Sweep]
+
+LISTING = f"list table inet {TABLE}"
+SWEEP = Sweep(
+    what=f"remove what is empty in nftables table {TABLE}", begin=masq.begin_sweep, listing=LISTING, end=masq.end_sweep
+)
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
     """What was seen. Parts that the verb does not need stay at their defaults.
 
-    addresses: the attachment's. subnets: names of our chains. labels: owner's label by address; members: addresses that are in
+    addresses: the attachment's. sets: names of our sets. labels: owner's label by address; members: addresses that are in
     their subnet's set; intact: subnets whose rule is as it should be. table: all of our table, where a search was needed.
     """
 
     addresses: tuple[Cidr, ...] = ()
-    subnets: tuple[str, ...] = ()
+    sets: tuple[str, ...] = ()
     labels: dict[str, str] = {}
     members: frozenset[str] = frozenset()
     intact: frozenset[str] = frozenset()
@@ -62,28 +67,26 @@ def look(
 
     ``wanted`` says that the configuration asks for masquerade: without it ADD and CHECK read nothing, and DEL reads
     only whether something can be there. DEL searches our whole table only when no address is known. What is empty then is
-    left to GC, and to the next ADD.
+    left to GC.
     """
     facts = Facts(addresses=addresses)
     if verb in ("ADD", "CHECK") and not wanted:
         return facts
     if verb == "ADD" and backend == "iptables":
         return msgspec.structs.replace(facts, chains=reference.look_chains(doors, owner))
-    chains = doors.nft.query("list chains inet")
-    subnets = chain_names(chains, TABLE)
-    facts = msgspec.structs.replace(facts, subnets=subnets)
+    facts = msgspec.structs.replace(facts, sets=_look_sets(doors))
     if verb == "ADD":
-        return facts
+        return msgspec.structs.replace(facts, intact=_look_intact(doors, facts))
     if verb != "DEL" and wanted:
         facts = _look_elements(doors, facts)
         if verb == "CHECK" and not _problems_of_ours(owner, addresses, facts):
             return facts
-    search = verb != "CHECK" and bool(subnets) and not addresses
+    search = verb != "CHECK" and bool(facts.sets) and not addresses
     return msgspec.structs.replace(
         facts,
         table=_look_table(doors) if search else None,
         chains=reference.look_chains(doors, owner),
-        masq_rules=reference.look_masq_rules(doors) if chain_names(chains, reference.MASQ_TABLE) else (),
+        masq_rules=reference.look_masq_rules(doors),
     )
 
 
@@ -96,7 +99,7 @@ def plan_add(owner: Owner, addresses: tuple[Cidr, ...], backend: str, facts: Fac
     tag = masq.tag(owner)
     for address in addresses:
         name = masq.subnet_name(address)
-        others = [subnet for subnet in facts.subnets if subnet != name and masq.holds(subnet, address.ip)]
+        others = [subnet for subnet in facts.sets if subnet != name and masq.holds(subnet, address.ip)]
         if others:
             plan.append(
                 RunNft(
@@ -105,10 +108,12 @@ def plan_add(owner: Owner, addresses: tuple[Cidr, ...], backend: str, facts: Fac
                     yields=True,
                 )
             )
+        ready = masq.SWEEPS in facts.sets and name in facts.intact
         plan.append(
             RunNft(
-                text=masq.add(tag, address),
-                instead=masq.replace(tag, address),
+                text=masq.claim(tag, address) if ready else masq.add(tag, address),
+                exists=masq.replace(tag, address),
+                missing=masq.add(tag, address),
                 undo=masq.remove(tag, address.ip, [name]),
                 what=f"masquerade {address.ip} outside {address.network}",
             )
@@ -124,7 +129,7 @@ def plan_del(owner: Owner, facts: Facts) -> Plan:
     mine |= {ip_address(address) for address, label in seen.owners.items() if label == tag}
     plan: Plan = []
     for address in sorted(mine, key=str):
-        subnets = [name for name in facts.subnets if masq.holds(name, address)]
+        subnets = [name for name in facts.sets if masq.holds(name, address)]
         if subnets:
             plan.append(_forget(tag, str(address), subnets))
     known = [address for address, label in seen.owners.items() if label == tag]
@@ -151,13 +156,12 @@ def check(owner: Owner, addresses: tuple[Cidr, ...], backend: str, facts: Facts)
 
 def look_gc(doors: Doors) -> Facts:
     """Everything that GC judges, of all networks."""
-    chains = doors.nft.query("list chains inet")
-    subnets = chain_names(chains, TABLE)
+    objects = doors.nft.query(LISTING)
     return Facts(
-        subnets=subnets,
-        table=_look_table(doors) if subnets else None,
+        sets=tuple(body["name"] for body in bodies(objects, "set")),
+        table=masq.parse_table(objects) if objects else None,
         chains=reference.look_all_chains(doors),
-        masq_rules=reference.look_masq_rules(doors) if chain_names(chains, reference.MASQ_TABLE) else (),
+        masq_rules=reference.look_masq_rules(doors),
     )
 
 
@@ -168,7 +172,7 @@ def gc(network: str, keep: frozenset[Owner], facts: Facts) -> Plan:
     gone = [address for address, label in seen.owners.items() if of_network(label, network) and label not in kept]
     plan: Plan = []
     for address in gone:
-        subnets = [name for name in facts.subnets if masq.holds(name, ip_address(address))]
+        subnets = [name for name in facts.sets if masq.holds(name, ip_address(address))]
         plan.append(_forget(seen.owners[address], address, subnets))
     if facts.table is not None:
         plan += _sweep(seen, gone)
@@ -183,20 +187,31 @@ def plan_gc(doors: Doors, network: str, keep: frozenset[Owner]) -> Plan:
 
 
 def _look_table(doors: Doors) -> Table:
-    return masq.parse_table(doors.nft.query(f"list table inet {TABLE}"))
+    return masq.parse_table(doors.nft.query(LISTING))
+
+
+def _look_sets(doors: Doors) -> tuple[str, ...]:
+    return tuple(body["name"] for body in bodies(doors.nft.sets("inet"), "set") if body["table"] == TABLE)
+
+
+def _look_intact(doors: Doors, facts: Facts) -> frozenset[str]:
+    """Those of the addresses' subnets whose rule is as it should be."""
+    names = dict.fromkeys(masq.subnet_name(address) for address in facts.addresses)
+    there = [name for name in names if name in facts.sets]
+    return frozenset(name for name in there if masq.masquerades(name, doors.nft.chain(f"inet {TABLE} {name}")))
 
 
 def _look_elements(doors: Doors, facts: Facts) -> Facts:
     labels, members = {}, set()
     for address in facts.addresses:
         name = masq.subnet_name(address)
-        if name not in facts.subnets:
+        if name not in facts.sets:
             continue
         found = doors.nft.query(f"get element inet {TABLE} {masq.OWNERS[is_v6(address)]} {{ {address.ip} }}")
         labels.update({str(address.ip): label for body in bodies(found, "map") for _, label in elements(body)})
         if doors.nft.query(f"get element inet {TABLE} {name} {{ {address.ip} }}"):
             members.add(str(address.ip))
-    intact = masq.masquerading(doors.nft.outline("inet")) if members else frozenset()
+    intact = _look_intact(doors, facts) if members else frozenset[str]()
     return msgspec.structs.replace(facts, labels=labels, members=frozenset(members), intact=intact)
 
 
@@ -204,9 +219,8 @@ def _forget(label: str, address: str, subnets: Iterable[str]) -> RunNft:
     return RunNft(text=masq.remove(label, ip_address(address), subnets), what=f"end the masquerade of {address}", yields=True)
 
 
-def _sweep(seen: Table, gone: Iterable[str]) -> Plan:
-    text = masq.sweep(seen, gone)
-    return [RunNft(text=text, what=f"remove what is empty in nftables table {TABLE}", yields=True)] if text else []
+def _sweep(seen: Table, gone: Iterable[str]) -> list[Sweep]:
+    return [SWEEP] if masq.idle(seen, gone) else []
 
 
 def _add_iptables(owner: Owner, addresses: tuple[Cidr, ...], v6: bool, facts: Facts) -> Plan:

@@ -7,37 +7,37 @@ all. Callers put ``RunNft`` and ``RunIptables`` into plans; ``cni.net.execute`` 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
 from cni.spec.errors import CNIError, TryAgain, Unusable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from cni.nft.apply import Nft
     from cni.nft.iptables import Iptables
 
 Seen = TypeVar("Seen")
 
-# A text and its alternative exclude each other, so the first or second try succeeds unless others change the same
-# element all the time. More tries than that are a fault somewhere else.
+# Each alternative fits the state that made the text before it fail, so the first or second try succeeds unless others
+# change the same element all the time. More tries than that are a fault somewhere else.
 TRIES = 6
 
 
 class RunNft(msgspec.Struct, frozen=True, kw_only=True):
     """Run one nftables transaction.
 
-    ``undo`` takes it back, empty where that is not wanted. ``instead`` is for the other state of affairs: when ``text``
-    fails because something is there already, or is not there, ``instead`` is tried, then ``text`` again. ``yields``
+    ``undo`` takes it back, empty where that is not wanted. ``exists`` and ``missing`` are for other states of affairs: what
+    is tried after a try, of whatever text, that failed because something is there already, or is not there. ``yields``
     says that such a failure means that another call was here first and nothing is left to do.
     """
 
     text: str
     what: str
     undo: str = ""
-    instead: str = ""
+    exists: str = ""
+    missing: str = ""
     yields: bool = False
     shared: bool = False
 
@@ -48,6 +48,28 @@ class RunNft(msgspec.Struct, frozen=True, kw_only=True):
     def inverse(self) -> RunNft | None:
         """The operation that takes this one back."""
         return RunNft(text=self.undo, what=f"undo: {self.what}", yields=True) if self.undo else None
+
+
+class Sweep(msgspec.Struct, frozen=True, kw_only=True):
+    """Remove the parts of a table of ours in which nothing is left, unless something is added meanwhile.
+
+    Three steps, so that what was seen is what is removed: ``begin`` puts a token into the table that every addition takes
+    away again; then ``listing`` is asked; ``end`` decides from the answer, and its transaction fails as a whole if the
+    token is gone. A sweep that was killed leaves its token, which the next addition takes away.
+    """
+
+    what: str
+    begin: Callable[[int], str]
+    listing: str
+    end: Callable[[list[dict[str, Any]], int], str]
+    shared: bool = False
+
+    def describe(self) -> str:
+        """The operation in words."""
+        return self.what
+
+    def inverse(self) -> None:
+        """What is empty is made again by who needs it."""
 
 
 class RunIptables(msgspec.Struct, frozen=True, kw_only=True):
@@ -104,20 +126,33 @@ def attempt(look: Callable[[], Seen], instead: Seen, wanted: bool, notes: list[s
 
 def apply_nft(op: RunNft, nft: Nft) -> None:
     """Run the operation; NftError with nft's own text when it fails, TryAgain when others keep changing the same thing."""
-    from cni.nft.apply import Conflict
+    from cni.nft.apply import Conflict, Exists, NotFound
 
-    texts = (op.text, op.instead) if op.instead else (op.text,)
-    for attempt in range(TRIES):
+    after: dict[type[CNIError], str] = {Exists: op.exists, NotFound: op.missing}
+    text = op.text
+    for _ in range(TRIES):
         try:
-            nft.run(texts[attempt % len(texts)], op.what)
+            nft.run(text, op.what)
             return
         except Conflict as error:
             if op.yields:
                 return
-            if not op.instead:
+            text = after.get(type(error), "")
+            if not text:
                 raise
             last = error
     raise TryAgain(f"{op.what}: another call keeps changing the same rules", last.details)
+
+
+def apply_sweep(op: Sweep, nft: Nft, token: int) -> None:
+    """Run the operation; ``token`` (32 bits) is a number that no other sweep uses at the time. Gives way to additions."""
+    from cni.nft.apply import Conflict
+
+    try:
+        nft.run(op.begin(token), op.what)
+        nft.run(op.end(nft.query(op.listing), token), op.what)
+    except Conflict:
+        return
 
 
 def apply_iptables(op: RunIptables, iptables: Iptables) -> None:

@@ -35,7 +35,8 @@ class NftReader(Protocol):
     """What is read through ``cni.nft.apply``."""
 
     def query(self, text: str) -> list[dict[str, Any]]: ...
-    def outline(self, family: str) -> list[dict[str, Any]]: ...
+    def sets(self, family: str) -> list[dict[str, Any]]: ...
+    def chain(self, where: str) -> list[dict[str, Any]]: ...
 
 
 class IptablesReader(Protocol):
@@ -83,9 +84,9 @@ def look_chains(doors: Doors, owner: Owner) -> tuple[NatChain, ...]:
     name = masq_iptables.chain_name(owner.network, owner.container_id)
     found = []
     for v6 in (False, True):
-        rules = doors.nft.query(f"list chain {_IP[v6]} nat {name}")
+        rules = doors.nft.chain(f"{_IP[v6]} nat {name}")
         if rules:
-            base = doors.nft.query(f"list chain {_IP[v6]} nat {POSTROUTING}")
+            base = doors.nft.chain(f"{_IP[v6]} nat {POSTROUTING}")
             found.append(parse_chain(rules, base, name, v6))
         if doors.iptables.legacy_nat(v6):
             saved = masq_iptables.parse_save(doors.iptables.save(v6, legacy=True), v6, legacy=True)
@@ -109,14 +110,17 @@ def look_masq_rules(doors: Doors) -> tuple[MasqRule, ...]:
     """All rules of the Go plugins' nftables backend."""
     return tuple(
         MasqRule(matched(rule, "saddr"), matched(rule, "daddr"), rule["handle"], rule.get("comment", ""))
-        for rule in bodies(doors.nft.query(f"list chain inet {MASQ_TABLE} {MASQ_CHAIN}"), "rule")
+        for rule in bodies(doors.nft.chain(f"inet {MASQ_TABLE} {MASQ_CHAIN}"), "rule")
     )
 
 
-def look_spoof(doors: Doors, owner: Owner, chains: Iterable[str]) -> SpoofChains | None:
-    """The Go bridge's spoof check of the attachment; ``chains`` are those of table ``bridge nat``."""
+def look_spoof(doors: Doors, owner: Owner) -> SpoofChains | None:
+    """The Go bridge's spoof check of the attachment. The names of its chains need not be words of nft's language."""
     top = f"cni-br-iface-{owner.container_id}-{owner.ifname}"
     names = (top, top + "-mac")
+    if not doors.nft.chain(f"bridge {SPOOF_TABLE} {SPOOF_BASE}"):
+        return None
+    chains = chain_names(doors.nft.query("list chains bridge"), SPOOF_TABLE)
     if not any(name in chains for name in names):
         return None
     table = doors.nft.query(f"list table bridge {SPOOF_TABLE}")

@@ -3,12 +3,12 @@
     table bridge podwire_macspoofchk
     set guarded    host veth
     set allowed    host veth . hardware address  the owner's label as comment
+    set sweeps     tokens of removals of the empty table that are under way, as in ``cni.nft.masq``
     chain check    prerouting: from a guarded veth, not an allowed pair: drop
 
 One pod is one element in each set, where the reference has two chains and four rules in a table it must list to find
 its own again (P PR#852, P PR#873). A host veth's name follows from its owner, so nobody else has elements under it.
-``look`` reads; the rest is pure. The chain's rule is renewed by every addition, so that a removal of the empty table
-can name the rule it saw.
+``look`` reads; the rest is pure. Where ADD sees the chain as it should be, its transaction only adds elements.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from cni.nft import reference
-from cni.nft.listing import bodies, chain_names, elements
-from cni.nft.masq import tag
-from cni.nft.ops import RunNft
+from cni.nft.listing import bodies, elements
+from cni.nft.masq import SWEEPS, tag
+from cni.nft.ops import RunNft, Sweep
 from cni.nft.reference import SpoofChains
 from cni.spec.owner import of_network
 
@@ -35,6 +35,8 @@ TABLE = "podwire_macspoofchk"
 CHAIN = "check"
 
 _T = f"bridge {TABLE}"
+
+LISTING = f"list table {_T}"
 
 # What nft's JSON tells of the rule.
 _RULE = [
@@ -53,11 +55,10 @@ _RULE = [
 class Table(msgspec.Struct, frozen=True, kw_only=True):
     """The whole table as it was seen.
 
-    revision: the handle of the rule. intact: whether it is hooked into prerouting and exactly ours. guarded: veths. allowed:
-    labels by veth and hardware address.
+    intact: whether the chain is hooked into prerouting and has exactly our rule. guarded: veths. allowed: labels by veth and
+    hardware address.
     """
 
-    revision: int = 0
     intact: bool = False
     guarded: tuple[str, ...] = ()
     allowed: dict[tuple[str, str], str] = {}
@@ -70,11 +71,12 @@ class Table(msgspec.Struct, frozen=True, kw_only=True):
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
     """What was seen of one attachment.
 
-    present: whether our table is there. macs: hardware addresses that the veth may have been given. table: all of our
-    table, where it was needed. reference: the Go bridge's chains.
+    present: whether our chain is there. intact: whether it is as it should be. macs: hardware addresses that the veth may
+    have been given. table: all of our table, where it was needed. reference: the Go bridge's chains.
     """
 
     present: bool = False
+    intact: bool = False
     macs: tuple[str, ...] = ()
     table: Table | None = None
     reference: SpoofChains | None = None
@@ -83,25 +85,33 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
 def look(doors: Doors, owner: Owner, wanted: bool, verb: str = "", macs: Iterable[str] = ()) -> Facts:
     """Read what a verb needs; without ``verb`` all of it.
 
-    ADD needs nothing, CHECK nothing unless the check is ``wanted``. DEL reads our table only if it is not told the
-    ``macs`` that the pod may have had: with them its cost does not grow with pods.
+    ADD needs the chain alone, and ADD and CHECK nothing unless the check is ``wanted``. DEL reads our table only if it is
+    not told the ``macs`` that the pod may have had: with them its cost does not grow with pods.
     """
-    if verb == "ADD" or (verb == "CHECK" and not wanted):
+    if verb in ("ADD", "CHECK") and not wanted:
         return Facts()
-    chains = doors.nft.query("list chains bridge")
-    present = bool(chain_names(chains, TABLE))
-    macs = tuple(dict.fromkeys(mac.lower() for mac in macs))
-    return Facts(
-        present=present,
-        macs=macs,
-        table=look_gc(doors) if present and (verb != "DEL" or not macs) else None,
-        reference=reference.look_spoof(doors, owner, chain_names(chains, reference.SPOOF_TABLE)),
+    chain = doors.nft.chain(f"{_T} {CHAIN}")
+    facts = Facts(present=bool(chain), intact=_intact(chain), macs=tuple(dict.fromkeys(mac.lower() for mac in macs)))
+    if verb == "ADD":
+        return facts
+    return msgspec.structs.replace(
+        facts,
+        table=look_gc(doors) if facts.present and (verb != "DEL" or not facts.macs) else None,
+        reference=reference.look_spoof(doors, owner),
     )
 
 
 def plan_add(owner: Owner, veth: str, mac: str, facts: Facts) -> list[RunNft]:
     """Let the veth send from ``mac`` only. Repeating it changes nothing."""
-    return [RunNft(text=add(tag(owner), veth, mac), undo=remove(veth, [mac]), what=f"let {veth} send from {mac} only")]
+    label = tag(owner)
+    return [
+        RunNft(
+            text=claim(label, veth, mac) if facts.intact else add(label, veth, mac),
+            missing=add(label, veth, mac),
+            undo=remove(veth, [mac]),
+            what=f"let {veth} send from {mac} only",
+        )
+    ]
 
 
 def plan_del(owner: Owner, facts: Facts) -> list[RunNft]:
@@ -134,11 +144,11 @@ def check(owner: Owner, veth: str, mac: str, facts: Facts) -> list[str]:
 
 def look_gc(doors: Doors) -> Table | None:
     """The whole table, None without one."""
-    objects = doors.nft.query(f"list table {_T}")
+    objects = doors.nft.query(LISTING)
     return parse_table(objects) if objects else None
 
 
-def gc(network: str, keep: frozenset[Owner], seen: Table | None) -> list[RunNft]:
+def gc(network: str, keep: frozenset[Owner], seen: Table | None) -> list[RunNft | Sweep]:
     """Remove the elements of the network's attachments that are not kept, then the table if nothing is left in it.
 
     The Go bridge's chains name no network, so they stay until DEL.
@@ -148,32 +158,41 @@ def gc(network: str, keep: frozenset[Owner], seen: Table | None) -> list[RunNft]
     kept = {tag(owner) for owner in keep}
     gone = [pair for pair, label in seen.allowed.items() if of_network(label, network) and label not in kept]
     text = "".join(remove(veth, [mac]) for veth, mac in gone)
-    plan = [RunNft(text=text, what=f"remove MAC spoof checks of {len(gone)} pods", yields=True)] if gone else []
-    left = set(seen.guarded).difference(veth for veth, _ in gone)
-    if not left and seen.revision:
-        text = f"delete rule {_T} {CHAIN} handle {seen.revision}\ndelete table {_T}\n"
-        plan.append(RunNft(text=text, what=f"remove the empty nftables table {TABLE}", yields=True))
+    plan: list[RunNft | Sweep] = []
+    if gone:
+        plan.append(RunNft(text=text, what=f"remove MAC spoof checks of {len(gone)} pods", yields=True))
+    if not set(seen.guarded).difference(veth for veth, _ in gone):
+        plan.append(SWEEP)
     return plan
 
 
-def plan_gc(doors: Doors, network: str, keep: frozenset[Owner]) -> list[RunNft]:
+def plan_gc(doors: Doors, network: str, keep: frozenset[Owner]) -> list[RunNft | Sweep]:
     """Look and decide for GC."""
     return gc(network, keep, look_gc(doors))
 
 
 def add(label: str, veth: str, mac: str) -> str:
-    """The transaction that adds a veth; "add, delete, add" replaces a comment that is there."""
-    pair, guarded = f'"{veth}" . {mac}', f'"{veth}"'
+    """The transaction that adds a veth, whatever is there."""
     return (
         f"add table {_T}\n"
+        f"add set {_T} {SWEEPS} {{ type mark; }}\n"
         f"add set {_T} guarded {{ type ifname; }}\n"
         f"add set {_T} allowed {{ type ifname . ether_addr; }}\n"
         f"add chain {_T} {CHAIN} {{ type filter hook prerouting priority -300; policy accept; }}\n"
         f"flush chain {_T} {CHAIN}\n"
         f"add rule {_T} {CHAIN} iifname @guarded iifname . ether saddr != @allowed drop\n"
+        # "add, delete, add" replaces a comment that is there
         + remove(veth, [mac])
-        + f'add element {_T} allowed {{ {pair} comment "{label}" }}\n'
-        f"add element {_T} guarded {{ {guarded} }}\n"
+        + claim(label, veth, mac)
+    )
+
+
+def claim(label: str, veth: str, mac: str) -> str:
+    """The same where all but the elements is there; fails as NotFound where it is not. Nothing is removed or renewed."""
+    return (
+        f"flush set {_T} {SWEEPS}\n"
+        f'add element {_T} allowed {{ "{veth}" . {mac} comment "{label}" }}\n'
+        f'add element {_T} guarded {{ "{veth}" }}\n'
     )
 
 
@@ -185,14 +204,30 @@ def remove(veth: str, macs: Iterable[str]) -> str:
     )
 
 
+def begin_sweep(token: int) -> str:
+    """Announce a sweep, before it looks. Fails as NotFound where no table is."""
+    return f"add set {_T} {SWEEPS} {{ type mark; }}\nadd element {_T} {SWEEPS} {{ {token:#010x} }}\n"
+
+
+def end_sweep(listing: list[dict[str, Any]], token: int) -> str:
+    """Remove the table if the listing has no veth. Fails as NotFound when something was added since."""
+    text = f"delete element {_T} {SWEEPS} {{ {token:#010x} }}\n"
+    return text if parse_table(listing).guarded else text + f"delete table {_T}\n"
+
+
+SWEEP = Sweep(what=f"remove the empty nftables table {TABLE}", begin=begin_sweep, listing=LISTING, end=end_sweep)
+
+
 def parse_table(objects: list[dict[str, Any]]) -> Table:
     """The table from ``list table bridge podwire_macspoofchk``."""
     sets = {body["name"]: dict(elements(body)) for body in bodies(objects, "set")}
-    rules = list(bodies(objects, "rule"))
-    hooked = any(body.get("hook") == "prerouting" for body in bodies(objects, "chain"))
     return Table(
-        revision=rules[0]["handle"] if rules else 0,
-        intact=hooked and [rule["expr"] for rule in rules] == [_RULE],
+        intact=_intact(objects),
         guarded=tuple(sets.get("guarded", ())),
         allowed=sets.get("allowed", {}),
     )
+
+
+def _intact(objects: list[dict[str, Any]]) -> bool:
+    hooked = any(body.get("hook") == "prerouting" for body in bodies(objects, "chain"))
+    return hooked and [rule["expr"] for rule in bodies(objects, "rule")] == [_RULE]

@@ -5,13 +5,14 @@ from __future__ import annotations
 import ctypes
 import os
 import pickle
+import signal
 import traceback
 import warnings
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from cni.nft.apply import Nft
 from cni.nft.iptables import Iptables
-from cni.nft.ops import RunIptables, RunNft, apply_iptables, apply_nft
+from cni.nft.ops import RunIptables, RunNft, Sweep, apply_iptables, apply_nft, apply_sweep
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,6 +34,8 @@ class Doors:
         for op in plan:
             if isinstance(op, RunNft):
                 apply_nft(op, self.nft)
+            elif isinstance(op, Sweep):
+                apply_sweep(op, self.nft, int.from_bytes(os.urandom(4), "big"))
             else:
                 assert isinstance(op, RunIptables), op
                 apply_iptables(op, self.iptables)
@@ -61,6 +64,12 @@ class Child:
                 pickle.dump(answer, pipe)
         finally:
             os._exit(0)
+
+    def kill(self) -> None:
+        """End it wherever it is."""
+        os.kill(self._pid, signal.SIGKILL)
+        os.waitpid(self._pid, 0)
+        os.close(self._end)
 
     def result(self) -> Any:
         with os.fdopen(self._end, "rb") as pipe:

@@ -33,8 +33,13 @@ def test_nft_says_what_was_recorded(node: Node, state: str) -> None:
     def ask(doors: Doors) -> dict[str, Any]:
         found = {}
         for question in ANSWERS.get(state, {}):
-            words = question.split()
-            found[question] = doors.nft.outline(words[-1]) if words[1] == "ruleset" else doors.nft.query(question)
+            match question.split(maxsplit=2):
+                case ["list", "sets", family]:
+                    found[question] = doors.nft.sets(family)
+                case ["list", "chain", where]:
+                    found[question] = doors.nft.chain(where)
+                case _:
+                    found[question] = doors.nft.query(question)
         return found
 
     for question, answer in inside(node, ask).items():

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from cni.nft import masq, masquerade
+from cni.nft.apply import Exists, NftError, NotFound
 from cni.spec.owner import Owner
 from tests.contract.nft_node import Doors, inside
 from tests.harness import observe
@@ -317,6 +318,8 @@ def test_an_address_moves_to_another_subnet(node: Node) -> None:
         f"insert rule inet {masq.TABLE} pods_10.1.0.0/24 return",
         f"delete element inet {masq.TABLE} pods_10.1.0.0/24 {{ 10.1.0.5 }}",
         f"delete element inet {masq.TABLE} owners4 {{ 10.1.0.5 }}",
+        f"delete chain inet {masq.TABLE} pods_10.1.0.0/24",
+        f"delete map inet {masq.TABLE} owners4",
         f"delete table inet {masq.TABLE}",
     ],
 )
@@ -326,6 +329,113 @@ def test_damage_is_told_and_the_next_add_mends_it(node: Node, damage: str) -> No
     (told,) = inside(node, check(ONE, POD_ONE[:1]))
     assert told.startswith("10.1.0.5 is not masqueraded")
     inside(node, add(ONE, POD_ONE[:1], "nftables"))
+    assert inside(node, check(ONE, POD_ONE[:1])) == []
+
+
+def test_without_the_set_of_sweeps_pods_are_masqueraded_and_the_next_add_makes_it(node: Node) -> None:
+    inside(node, add(ONE, POD_ONE[:1], "nftables"))
+    whole = observe.ruleset(node)
+    node.run("nft", f"delete set inet {masq.TABLE} sweeps")
+    assert inside(node, check(ONE, POD_ONE[:1])) == []
+    inside(node, add(ONE, POD_ONE[:1], "nftables"))
+    assert sorted(map(str, observe.ruleset(node))) == sorted(map(str, whole))
+
+
+def handles(node: Node) -> dict[tuple[str, str], int]:
+    """The kernel's numbers for everything in our table; what is made anew gets a new one."""
+    found = {}
+    for entry in json.loads(node.run("nft", "-j", "list", "table", "inet", masq.TABLE).stdout)["nftables"]:
+        for kind, body in entry.items():
+            if kind != "metainfo":
+                found[kind, body.get("name", body.get("chain"))] = body["handle"]
+    return found
+
+
+def test_a_second_pod_only_adds_elements(node: Node) -> None:
+    """Nothing is made anew: what a transaction leaves the kernel to destroy, somebody has to wait for."""
+    inside(node, add(ONE, POD_ONE, "nftables"))
+    before = handles(node)
+    inside(node, add(TWO, POD_TWO, "nftables"))
+    assert handles(node) == before and ("rule", "pods_10.1.0.0/24") in before
+    assert len(owners(node)) == 4
+
+
+def test_a_table_that_went_since_it_was_seen_is_made_again(node: Node) -> None:
+    """All of it, or the subnet's part."""
+    inside(node, add(ONE, POD_ONE, "nftables"))
+
+    def work(doors: Doors) -> None:
+        facts = masquerade.look(doors, TWO, POD_TWO, True, "nftables", "ADD")
+        plan = masquerade.plan_add(TWO, POD_TWO, "nftables", facts)
+        assert plan[0].text == masq.claim(TWO.label, POD_TWO[0])
+        doors.nft.run(f"delete table inet {masq.TABLE}\n")
+        doors.run(plan)
+        part = "".join(f"delete {kind} inet {masq.TABLE} pods_10.1.0.0/24\n" for kind in ("chain", "set"))
+        doors.nft.run(part)
+        doors.run(plan)
+
+    inside(node, work)
+    assert inside(node, check(TWO, POD_TWO)) == []
+    assert set(owners(node).values()) == {TWO.label}
+
+
+# What the version before wrote for POD_ONE's first address: a rule that every addition renews, and no set of sweeps.
+_RULE = "ip saddr @pods_10.1.0.0/24 ip daddr != 10.1.0.0/24 ip daddr != 224.0.0.0/4 masquerade"
+BEFORE = f"""
+add table inet {masq.TABLE}
+add chain inet {masq.TABLE} revision
+flush chain inet {masq.TABLE} revision
+add rule inet {masq.TABLE} revision continue comment "renewed by every addition"
+add map inet {masq.TABLE} owners4 {{ type ipv4_addr : mark; }}
+add set inet {masq.TABLE} pods_10.1.0.0/24 {{ type ipv4_addr; }}
+add chain inet {masq.TABLE} pods_10.1.0.0/24 {{ type nat hook postrouting priority srcnat; policy accept; }}
+flush chain inet {masq.TABLE} pods_10.1.0.0/24
+add rule inet {masq.TABLE} pods_10.1.0.0/24 {_RULE}
+add element inet {masq.TABLE} owners4 {{ 10.1.0.5 comment "{ONE.label}" : {masq.mark(ONE.label):#010x} }}
+add element inet {masq.TABLE} pods_10.1.0.0/24 {{ 10.1.0.5 }}
+"""
+
+
+def test_a_table_of_the_version_before_stays_valid(node: Node) -> None:
+    """Its pods are checked and removed, others added beside them; what it guarded sweeps with goes with a sweep."""
+    node.run("nft", "-f", "-", stdin=BEFORE)
+    assert inside(node, check(ONE, POD_ONE[:1])) == []
+    inside(node, add(TWO, POD_TWO[:1], "nftables"))
+    for owner, addresses in ((ONE, POD_ONE[:1]), (TWO, POD_TWO[:1])):
+        assert inside(node, check(owner, addresses)) == []
+    assert observe.mentions(node, "revision")
+    inside(node, collect("nobody"))
+    assert not observe.mentions(node, "revision")
+    assert owners(node) == {"10.1.0.5": ONE.label, "10.1.0.6": TWO.label}
+    for owner, addresses in ((ONE, POD_ONE[:1]), (TWO, POD_TWO[:1])):
+        assert inside(node, check(owner, addresses)) == []
+        inside(node, remove(owner, addresses))
+    inside(node, collect("net"))
+    assert observe.ruleset(node) == []
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_the_last_pod_of_the_version_before_is_removed(node: Node, known: bool) -> None:
+    node.run("nft", "-f", "-", stdin=BEFORE)
+    inside(node, remove(ONE, POD_ONE[:1] if known else ()))
+    assert owners(node) == {}
+    inside(node, collect("net"))
+    assert observe.ruleset(node) == []
+
+
+def test_a_removal_beside_an_addition_of_the_version_before_gives_way(node: Node) -> None:
+    """That one empties no set of sweeps, but renews its rule."""
+    node.run("nft", "-f", "-", stdin=BEFORE)
+    inside(node, remove(ONE, POD_ONE[:1]))
+
+    def work(doors: Doors) -> None:
+        doors.nft.run(masq.begin_sweep(7))
+        seen = doors.nft.query(masquerade.LISTING)
+        doors.nft.run(BEFORE)
+        with pytest.raises(NotFound):
+            doors.nft.run(masq.end_sweep(seen, 7))
+
+    inside(node, work)
     assert inside(node, check(ONE, POD_ONE[:1])) == []
 
 
@@ -380,8 +490,6 @@ def test_legacy_iptables_is_found_and_removed(node: Node) -> None:
 
 
 def test_a_refused_transaction_says_why(node: Node) -> None:
-    from cni.nft.apply import Exists, NftError, NotFound
-
     def work(doors: Doors) -> list[str]:
         told = []
         for text in ("add chain inet nowhere x", "add table inet t\ncreate table inet t", "no such command"):

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 import random
+import signal
+import threading
 import time
 from ipaddress import ip_interface
 from statistics import median
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from cni.nft import masq, masquerade, spoof
+from cni.nft.apply import Conflict
 from cni.spec.owner import Owner
 from tests.contract.nft_node import Child, Doors, inside
 from tests.harness import observe
-from tests.netns.test_nft_masquerade import ONE, POD_ONE, TWO, add, check, collect, owners, remove
+from tests.netns.test_nft_masquerade import ONE, POD_ONE, POD_TWO, TWO, add, check, collect, owners, remove
 
 if TYPE_CHECKING:
+    from cni.nft.ops import Sweep
     from cni.spec.addresses import Cidr
     from tests.harness.node import Node
 
@@ -110,24 +116,201 @@ def test_two_owners_fighting_for_an_address_leave_one_whole_owner(node: Node) ->
     assert set(labels) == {"10.1.0.5", "fd00:1::5"} and set(labels.values()) <= {ONE.label, TWO.label}
 
 
-def test_an_addition_survives_the_removal_of_empty_parts(node: Node) -> None:
-    """A sweep decides on what it saw; what was added since makes it fail as a whole."""
+# -- sweeps ----------------------------------------------------------------------------------------------------
+
+SWEEPS = {"masquerade": masquerade.SWEEP, "spoof check": spoof.SWEEP}
+
+
+class Steps:
+    """A sweep that is taken step by step. Like the real one it ends where a transaction is refused."""
+
+    def __init__(self, doors: Doors, sweep: Sweep, token: int) -> None:
+        self.doors, self.sweep, self.token, self.over = doors, sweep, token, False
+        self.seen: list[Any] = []
+        self.left = [self.begin, self.look, self.end]
+
+    def begin(self) -> None:
+        self.doors.nft.run(self.sweep.begin(self.token))
+
+    def look(self) -> None:
+        self.seen = self.doors.nft.query(self.sweep.listing)
+
+    def end(self) -> None:
+        self.doors.nft.run(self.sweep.end(self.seen, self.token))
+
+    def step(self) -> None:
+        action = self.left.pop(0)
+        if not self.over:
+            try:
+                action()
+            except Conflict:
+                self.over = True
+
+
+def added(doors: Doors, kind: str, owner: Owner, facts: Any = None) -> Any:
+    """The plan of an addition that has looked at the table before."""
+    if kind == "masquerade":
+        facts = masquerade.look(doors, owner, POD_ONE[:1], True, "nftables", "ADD")
+        return masquerade.plan_add(owner, POD_ONE[:1], "nftables", facts)
+    return spoof.plan_add(owner, owner.host_veth, "02:00:00:00:00:02", spoof.look(doors, owner, True, "ADD"))
+
+
+def told(doors: Doors, kind: str, owner: Owner) -> list[str]:
+    """What CHECK finds."""
+    if kind == "masquerade":
+        return check(owner, POD_ONE[:1])(doors)
+    return spoof.check(owner, owner.host_veth, "02:00:00:00:00:02", spoof.look(doors, owner, True, "CHECK"))
+
+
+def emptied(doors: Doors, kind: str) -> None:
+    """A table in which there is nothing any more but the frame."""
+    doors.run(added(doors, kind, ONE))
+    doors.run([step.inverse() for step in added(doors, kind, ONE)])
+
+
+@pytest.mark.parametrize("kind", SWEEPS)
+def test_an_addition_at_any_moment_of_two_sweeps_survives(node: Node, kind: str) -> None:
+    """Every order of three steps of one sweep, three of another and an addition; it has looked at some moment before."""
+
+    def work(doors: Doors) -> int:
+        orders = set(itertools.permutations("aaabbbA"))
+        removed = 0
+        for order in sorted(orders):
+            for looked in {0, order.index("A")}:
+                emptied(doors, kind)
+                sweeps = {"a": Steps(doors, SWEEPS[kind], 1), "b": Steps(doors, SWEEPS[kind], 2)}
+                for at, who in enumerate(order):
+                    if at == looked:
+                        plan = added(doors, kind, TWO)
+                    if who == "A":
+                        doors.run(plan)
+                        assert told(doors, kind, TWO) == []
+                    else:
+                        sweeps[who].step()
+                assert told(doors, kind, TWO) == [], f"{order}, looked at {looked}"
+                removed += any(not sweep.over for sweep in sweeps.values())
+                doors.nft.run(f"delete {SWEEPS[kind].listing.removeprefix('list ')}\n")
+        return removed
+
+    assert inside(node, work) > 0, "some sweeps came to their end"
+
+
+@pytest.mark.parametrize("kind", SWEEPS)
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_a_sweep_that_was_killed_keeps_nobody_from_anything(node: Node, kind: str, steps: int) -> None:
+    """After any of its steps: additions work and take its token away, and the next sweep leaves nothing."""
+
+    def killed(doors: Doors) -> None:
+        emptied(doors, kind)
+        sweep = Steps(doors, SWEEPS[kind], 7)
+        for _ in range(steps):
+            sweep.step()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    with pytest.raises(AssertionError, match="the child died"):
+        inside(node, killed)
+    assert bool(observe.mentions(node, "sweeps")) is (steps < 3)
+
+    def life(doors: Doors) -> None:
+        doors.run(added(doors, kind, TWO))
+        assert told(doors, kind, TWO) == []
+        doors.run([SWEEPS[kind]])
+        assert told(doors, kind, TWO) == []
+        doors.run([step.inverse() for step in added(doors, kind, TWO)])
+        doors.run([SWEEPS[kind]])
+
+    inside(node, life)
+    assert observe.ruleset(node) == []
+
+
+def test_additions_beside_processes_that_sweep_all_the_time(node: Node) -> None:
+    """Each pod is checked the moment it is there; the sweepers are killed at some point of their work."""
+
+    def sweep(doors: Doors) -> None:
+        while True:
+            for step in SWEEPS.values():
+                doors.run([step])
+
+    def life(number: int) -> Child:
+        owner = Owner("net", f"c{number}", "eth0")
+        veth, mac = owner.host_veth, f"02:00:00:00:00:{number:02x}"
+        addresses = (ip_interface(f"10.{number % 3}.0.{number}/24"),)
+
+        def work(doors: Doors) -> int:
+            for _ in range(30):
+                add(owner, addresses, "nftables")(doors)
+                doors.run(guard := spoof.plan_add(owner, veth, mac, spoof.look(doors, owner, True, "ADD")))
+                time.sleep(0.002)
+                assert check(owner, addresses)(doors) == []
+                assert spoof.check(owner, veth, mac, spoof.look(doors, owner, True, "CHECK")) == []
+                doors.run([step.inverse() for step in guard])
+                remove(owner, addresses)(doors)
+            return number
+
+        return Child(node, work)
+
+    sweepers = [Child(node, sweep) for _ in range(3)]
+    try:
+        lives = [life(number) for number in range(1, 5)]
+        sweepers.pop().kill()
+        assert [child.result() for child in lives] == [1, 2, 3, 4]
+    finally:
+        for child in sweepers:
+            child.kill()
+    inside(node, lambda doors: doors.run(list(SWEEPS.values())))
+    assert observe.ruleset(node) == []
+
+
+def test_threads_share_one_door(node: Node) -> None:
+    """As calls in one process do: each transaction is whole, each answer is that of its question."""
 
     def work(doors: Doors) -> list[str]:
-        doors.run(masquerade.plan_add(ONE, POD_ONE, "nftables", masquerade.Facts()))
-        sweep = masquerade.plan_gc(doors, "net", frozenset())
-        guard = spoof.plan_add(ONE, ONE.host_veth, "02:00:00:00:00:01", spoof.Facts())
-        doors.run(guard)
-        spoof_sweep = spoof.plan_gc(doors, "net", frozenset())
-        added = masquerade.plan_add(TWO, POD_ONE, "nftables", masquerade.Facts())
-        doors.run(added + spoof.plan_add(TWO, TWO.host_veth, "02:00:00:00:00:02", spoof.Facts()))
-        return doors.run(sweep + spoof_sweep)
+        failures: list[str] = []
 
-    done = inside(node, work)
-    assert any("empty" in step for step in done), "the sweeps were tried"
-    assert owners(node) == {"10.1.0.5": TWO.label, "fd00:1::5": TWO.label}
-    assert inside(node, check(TWO, POD_ONE)) == []
-    assert observe.mentions(node, TWO.host_veth) and not observe.mentions(node, ONE.host_veth)
+        def life(number: int) -> None:
+            try:
+                owner, addresses = pod(number)
+                for _ in range(15):
+                    add(owner, addresses, "nftables")(doors)
+                    failures.extend(check(owner, addresses)(doors))
+                    failures.extend(["found"] * (doors.nft.chain("inet nowhere x") != []))
+                    remove(owner, addresses)(doors)
+                add(owner, addresses, "nftables")(doors)
+            except BaseException as error:
+                failures.append(repr(error))
+
+        threads = [threading.Thread(target=life, args=(number,)) for number in range(1, 9)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return failures
+
+    assert inside(node, work) == []
+    assert len(owners(node)) == 16
+
+
+def test_a_door_whose_socket_failed_opens_another(node: Node) -> None:
+    """The socket is closed under libnftables, as an exhausted system might break it."""
+
+    def work(doors: Doors) -> list[str]:
+        add(ONE, POD_ONE, "nftables")(doors)
+        (number,) = [int(fd) for fd in os.listdir("/proc/self/fd") if _is_netfilter(fd)]
+        os.close(number)
+        add(TWO, POD_TWO, "nftables")(doors)
+        return check(ONE, POD_ONE)(doors) + check(TWO, POD_TWO)(doors)
+
+    assert inside(node, work) == []
+
+
+def _is_netfilter(fd: str) -> bool:
+    """Whether a descriptor is a netlink socket; a child has no other."""
+    try:
+        kind, inode = os.readlink(f"/proc/self/fd/{fd}").rstrip("]").split(":[")
+        with open("/proc/self/net/netlink") as lines:
+            return kind == "socket" and any(line.split()[-1] == inode and line.split()[1] == "12" for line in lines)
+    except (OSError, ValueError):
+        return False
 
 
 def test_processes_using_iptables_at_once(node: Node) -> None:

@@ -115,6 +115,7 @@ TABLE: list[tuple[Any, str, Any]] = [
         "change a rule",
         rules.RunNft(text="u", what="undo: change a rule", yields=True),
     ),
+    (rules.Sweep(what="sweep", begin=str, listing="list", end=lambda seen, token: ""), "sweep", None),
     (rules.RunIptables(v6=True, text="t", what="change it"), "change it", None),
     (rules.Unread(msg="no", details="", code=999), "report that packet rules could not be read: no", None),
     (

@@ -96,17 +96,15 @@ _XT_COMMENT: dict[str, Any] = {"xt": {"type": "match", "name": "comment"}}
 _COUNTER: dict[str, Any] = {"counter": {"packets": 0, "bytes": 0}}
 _T = masq.TABLE
 _CHAINS = [
-    _chain("inet", _T, "revision", 1),
-    _chain("inet", _T, "pods_10.1.0.0/16", 5, **_HOOK),
-    _chain("inet", _T, "pods_fd00--/64", 10, **_HOOK),
+    _chain("inet", _T, "pods_10.1.0.0/16", 4, **_HOOK),
+    _chain("inet", _T, "pods_fd00--/64", 8, **_HOOK),
 ]
 _RULES = [
-    _rule("inet", _T, "revision", 8, {"continue": None}, comment="renewed by every addition"),
     _rule(
         "inet",
         _T,
         "pods_10.1.0.0/16",
-        6,
+        5,
         _match("==", "ip", "saddr", "@pods_10.1.0.0/16"),
         _match("!=", "ip", "daddr", _prefix("10.1.0.0", 16)),
         _match("!=", "ip", "daddr", _prefix("224.0.0.0", 4)),
@@ -116,7 +114,7 @@ _RULES = [
         "inet",
         _T,
         "pods_fd00--/64",
-        11,
+        9,
         _match("==", "ip6", "saddr", "@pods_fd00--/64"),
         _match("!=", "ip6", "daddr", _prefix("fd00::", 64)),
         _match("!=", "ip6", "daddr", _prefix("ff00::", 8)),
@@ -149,38 +147,45 @@ def _labelled(address: str) -> dict[str, Any]:
 
 _TABLE = [
     {"table": {"family": "inet", "name": _T, "handle": 1}},
-    _map("owners4", "ipv4_addr", "10.1.0.5", 3),
-    _set("pods_10.1.0.0/16", "ipv4_addr", "10.1.0.5", 4),
-    _map("owners6", "ipv6_addr", "fd00::5", 8),
-    _set("pods_fd00--/64", "ipv6_addr", "fd00::5", 9),
+    {"set": {"family": "inet", "name": "sweeps", "table": _T, "type": "mark", "handle": 1}},
+    _map("owners4", "ipv4_addr", "10.1.0.5", 2),
+    _set("pods_10.1.0.0/16", "ipv4_addr", "10.1.0.5", 3),
+    _map("owners6", "ipv6_addr", "fd00::5", 6),
+    _set("pods_fd00--/64", "ipv6_addr", "fd00::5", 7),
     *_CHAINS,
     *_RULES,
 ]
 
 
-def _without_elements(table: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [
-        {kind: {key: value for key, value in body.items() if key != "elem"}} for entry in table for kind, body in entry.items()
-    ]
+def _sets(table: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The answer to ``list sets``: no maps, no elements."""
+    found = [entry["set"] for entry in table if "set" in entry]
+    return [{"set": {key: value for key, value in body.items() if key != "elem"}} for body in found]
+
+
+def _chain_of(table: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
+    """The answer to ``list chain``."""
+    return [entry for entry in table if name in (entry.get("chain", {}).get("name"), entry.get("rule", {}).get("chain"))]
 
 
 _S = spoof.TABLE
 _ALLOWED = {"elem": {"val": {"concat": [VETH, MAC]}, "comment": OWNER.label}}
 _SPOOF_CHAINS = [
-    _chain("bridge", _S, "check", 3, type="filter", hook="prerouting", prio=-300, policy="accept"),
+    _chain("bridge", _S, "check", 4, type="filter", hook="prerouting", prio=-300, policy="accept"),
 ]
 _SPOOF_TABLE = [
     {"table": {"family": "bridge", "name": _S, "handle": 1}},
-    {"set": {"family": "bridge", "name": "guarded", "table": _S, "type": "ifname", "handle": 1, "elem": [VETH]}},
+    {"set": {"family": "bridge", "name": "sweeps", "table": _S, "type": "mark", "handle": 1}},
+    {"set": {"family": "bridge", "name": "guarded", "table": _S, "type": "ifname", "handle": 2, "elem": [VETH]}},
     {
         "set": {
-            "family": "bridge", "name": "allowed", "table": _S, "type": ["ifname", "ether_addr"], "handle": 2,
+            "family": "bridge", "name": "allowed", "table": _S, "type": ["ifname", "ether_addr"], "handle": 3,
             "elem": [_ALLOWED],
         }
     },
     *_SPOOF_CHAINS,
     _rule(
-        "bridge", _S, "check", 4,
+        "bridge", _S, "check", 5,
         {"match": {"op": "==", "left": {"meta": {"key": "iifname"}}, "right": "@guarded"}},
         {
             "match": {
@@ -220,10 +225,6 @@ ANSWERS: dict[str, dict[str, list[dict[str, Any]]]] = {
         ],
     },
     "go nftables": {
-        "list chains inet": [
-            _chain("inet", "cni_plugins_masquerade", "masq_checks", 1),
-            _chain("inet", "cni_plugins_masquerade", "postrouting", 2, **_HOOK),
-        ],
         "list chain inet cni_plugins_masquerade masq_checks": [
             _chain("inet", "cni_plugins_masquerade", "masq_checks", 1),
             _rule(
@@ -243,6 +244,14 @@ ANSWERS: dict[str, dict[str, list[dict[str, Any]]]] = {
             _chain("bridge", "nat", "PREROUTING", 1, type="filter", hook="prerouting", prio=-300, policy="accept"),
             _chain("bridge", "nat", GO_SPOOF, 2),
             _chain("bridge", "nat", GO_SPOOF + "-mac", 3),
+        ],
+        "list chain bridge nat PREROUTING": [
+            _chain("bridge", "nat", "PREROUTING", 1, type="filter", hook="prerouting", prio=-300, policy="accept"),
+            _rule(
+                "bridge", "nat", "PREROUTING", 4,
+                {"match": {"op": "==", "left": {"meta": {"key": "iifname"}}, "right": "veth1"}},
+                {"jump": {"target": GO_SPOOF}}, comment="macspoofchk-abc123-eth0",
+            ),
         ],
         "list table bridge nat": [
             {"table": {"family": "bridge", "name": "nat", "handle": 1}},
@@ -266,9 +275,10 @@ ANSWERS: dict[str, dict[str, list[dict[str, Any]]]] = {
         ],
     },
     "ours": {
-        "list chains inet": _CHAINS,
         f"list table inet {_T}": _TABLE,
-        "list ruleset inet": _without_elements(_TABLE),
+        "list sets inet": _sets(_TABLE),
+        f"list chain inet {_T} pods_10.1.0.0/16": _chain_of(_TABLE, "pods_10.1.0.0/16"),
+        f"list chain inet {_T} pods_fd00--/64": _chain_of(_TABLE, "pods_fd00--/64"),
         f"get element inet {_T} owners4 {{ 10.1.0.5 }}": _got("map", "owners4", _labelled("10.1.0.5")),
         f"get element inet {_T} owners6 {{ fd00::5 }}": _got("map", "owners6", _labelled("fd00::5")),
         f"get element inet {_T} pods_10.1.0.0/16 {{ 10.1.0.5 }}": _got("set", "pods_10.1.0.0/16", "10.1.0.5"),
@@ -276,7 +286,7 @@ ANSWERS: dict[str, dict[str, list[dict[str, Any]]]] = {
         f"get element inet {_T} owners4 {{ 10.1.0.6 }}": [],
     },
     "our spoof check": {
-        "list chains bridge": _SPOOF_CHAINS,
+        f"list chain bridge {_S} check": _chain_of(_SPOOF_TABLE, "check"),
         f"list table bridge {_S}": _SPOOF_TABLE,
     },
 }  # fmt: skip
@@ -329,8 +339,11 @@ class ScriptedDoors:
         self.asked.append(text)
         return self.answers.get(text, [])
 
-    def outline(self, family: str) -> list[dict[str, Any]]:
-        return self.query(f"list ruleset {family}")
+    def sets(self, family: str) -> list[dict[str, Any]]:
+        return self.query(f"list sets {family}")
+
+    def chain(self, where: str) -> list[dict[str, Any]]:
+        return self.query(f"list chain {where}")
 
     def save(self, v6: bool, legacy: bool = False) -> str:
         self.asked.append(f"save {'v6' if v6 else 'v4'}{' legacy' if legacy else ''}")

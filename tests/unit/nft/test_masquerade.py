@@ -10,7 +10,7 @@ import pytest
 
 from cni.nft import masq, masquerade
 from cni.nft.masquerade import Facts
-from cni.nft.ops import RunIptables, RunNft
+from cni.nft.ops import RunIptables, RunNft, Sweep
 from cni.spec.owner import Owner
 from tests.unit.nft.recorded import ANSWERS, CHAIN, OWNER, SAVED, ScriptedDoors
 
@@ -21,11 +21,14 @@ V4, V6 = ip_interface("10.1.0.5/16"), ip_interface("fd00::5/64")
 BOTH: tuple[Cidr, ...] = (V4, V6)
 OTHER = Owner("dbnet", "def456", "eth0")
 LIST_TABLE = f"list table inet {masq.TABLE}"
+SETS = "list sets inet"
+GO_MASQ = "list chain inet cni_plugins_masquerade masq_checks"
 NAT = [f"list chain ip nat {CHAIN}", f"list chain ip6 nat {CHAIN}"]
+RULES = [f"list chain inet {masq.TABLE} {name}" for name in ("pods_10.1.0.0/16", "pods_fd00--/64")]
 
 
-def texts(plan: list[RunNft | RunIptables]) -> list[str]:
-    return [step.text for step in plan]
+def texts(plan: masquerade.Plan) -> list[str]:
+    return [step.describe() if isinstance(step, Sweep) else step.text for step in plan]
 
 
 @pytest.mark.parametrize(
@@ -33,21 +36,14 @@ def texts(plan: list[RunNft | RunIptables]) -> list[str]:
     [
         ((), "ADD", False, "nftables", BOTH, []),
         ((), "CHECK", False, "nftables", BOTH, []),
-        ((), "ADD", True, "nftables", BOTH, ["list chains inet"]),
-        (("ours",), "ADD", True, "nftables", BOTH, ["list chains inet"]),
+        ((), "ADD", True, "nftables", BOTH, [SETS]),
+        (("ours",), "ADD", True, "nftables", BOTH, [SETS, *RULES]),
+        (("ours",), "ADD", True, "nftables", (V4, ip_interface("10.1.0.6/16")), [SETS, RULES[0]]),
         ((), "ADD", True, "iptables", BOTH, NAT),
-        ((), "DEL", False, "nftables", BOTH, ["list chains inet", *NAT]),
-        (("ours",), "DEL", True, "nftables", BOTH, ["list chains inet", *NAT]),
-        (("ours",), "DEL", True, "nftables", (), ["list chains inet", LIST_TABLE, *NAT]),
-        ((), "DEL", True, "nftables", (), ["list chains inet", *NAT]),
-        (
-            ("go nftables",),
-            "DEL",
-            False,
-            "nftables",
-            BOTH,
-            ["list chains inet", *NAT, "list chain inet cni_plugins_masquerade masq_checks"],
-        ),
+        ((), "DEL", False, "nftables", BOTH, [SETS, *NAT, GO_MASQ]),
+        (("ours",), "DEL", True, "nftables", BOTH, [SETS, *NAT, GO_MASQ]),
+        (("ours",), "DEL", True, "nftables", (), [SETS, LIST_TABLE, *NAT, GO_MASQ]),
+        ((), "DEL", True, "nftables", (), [SETS, *NAT, GO_MASQ]),
         (
             ("ours",),
             "CHECK",
@@ -55,10 +51,10 @@ def texts(plan: list[RunNft | RunIptables]) -> list[str]:
             "nftables",
             (V4,),
             [
-                "list chains inet",
+                SETS,
                 f"get element inet {masq.TABLE} owners4 {{ 10.1.0.5 }}",
                 f"get element inet {masq.TABLE} pods_10.1.0.0/16 {{ 10.1.0.5 }}",
-                "list ruleset inet",
+                RULES[0],
             ],
         ),
     ],
@@ -89,10 +85,34 @@ def test_each_address_is_one_transaction() -> None:
     ]
     for step, address in zip(plan, BOTH, strict=True):
         assert isinstance(step, RunNft) and not step.yields
-        assert step.instead == masq.replace(OWNER.label, address)
+        assert step.exists == masq.replace(OWNER.label, address) and step.missing == masq.add(OWNER.label, address)
         inverse = step.inverse()
         assert inverse is not None and inverse.yields
         assert inverse.text == masq.remove(OWNER.label, address.ip, [masq.subnet_name(address)])
+
+
+def test_where_all_is_as_it_should_be_only_elements_are_added() -> None:
+    facts = masquerade.look(ScriptedDoors("ours"), OTHER, BOTH, True, "nftables", "ADD")
+    plan = masquerade.plan_add(OTHER, BOTH, "nftables", facts)
+    assert texts(plan) == [masq.claim(OTHER.label, V4), masq.claim(OTHER.label, V6)]
+    for step, address in zip(plan, BOTH, strict=True):
+        assert isinstance(step, RunNft)
+        assert step.exists == masq.replace(OTHER.label, address) and step.missing == masq.add(OTHER.label, address)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {RULES[0]: []},
+        {RULES[0]: ANSWERS["ours"][RULES[0]][:1]},
+        {SETS: [entry for entry in ANSWERS["ours"][SETS] if entry["set"]["name"] != "sweeps"]},
+        {SETS: []},
+    ],
+    ids=["no chain", "no rule", "a table of the version before", "no table"],
+)
+def test_whatever_is_missing_everything_is_written(changes: dict[str, list[dict[str, Any]]]) -> None:
+    facts = masquerade.look(ScriptedDoors("ours", changes=changes), OTHER, (V4,), True, "nftables", "ADD")
+    assert texts(masquerade.plan_add(OTHER, (V4,), "nftables", facts)) == [masq.add(OTHER.label, V4)]
 
 
 def test_an_address_without_an_outside_needs_no_masquerade() -> None:
@@ -103,7 +123,7 @@ def test_an_address_without_an_outside_needs_no_masquerade() -> None:
 
 def test_an_address_is_forgotten_in_other_subnets_that_contain_it() -> None:
     """Left there by a dead attachment of a network that was configured otherwise, it would be masqueraded to its neighbours."""
-    facts = Facts(subnets=("revision", "pods_10.1.0.0/24", "pods_10.1.0.0/16", "pods_10.2.0.0/16", "pods_fd00--/64"))
+    facts = Facts(sets=("sweeps", "pods_10.1.0.0/24", "pods_10.1.0.0/16", "pods_10.2.0.0/16", "pods_fd00--/64"))
     plan = masquerade.plan_add(OWNER, (V4,), "nftables", facts)
     assert texts(plan) == [masq.clear(V4.ip, "pods_10.1.0.0/24"), masq.add(OWNER.label, V4)]
     assert isinstance(plan[0], RunNft) and plan[0].yields
@@ -138,7 +158,7 @@ def test_iptables_leaves_a_sibling_interface_its_rules() -> None:
 
 
 def test_known_addresses_are_removed_unseen() -> None:
-    facts = Facts(addresses=BOTH, subnets=("revision", "pods_10.1.0.0/16", "pods_fd00--/64"))
+    facts = Facts(addresses=BOTH, sets=("sweeps", "pods_10.1.0.0/16", "pods_fd00--/64"))
     plan = masquerade.plan_del(OWNER, facts)
     assert texts(plan) == [
         masq.remove(OWNER.label, V4.ip, ["pods_10.1.0.0/16"]),
@@ -158,7 +178,7 @@ def test_unknown_addresses_are_found_by_label() -> None:
         masq.remove(OWNER.label, V4.ip, ["pods_10.1.0.0/16"]),
         masq.remove(OWNER.label, V6.ip, ["pods_fd00--/64"]),
     ]
-    assert "delete table" in plan[2].text, "the last one's removal leaves nothing"
+    assert plan[2:] == [masquerade.SWEEP], "the last one's removal leaves nothing"
 
 
 def test_a_search_finds_nothing_of_others() -> None:
@@ -202,8 +222,8 @@ def test_both_families_are_checked() -> None:
     [
         ({f"get element inet {masq.TABLE} owners4 {{ 10.1.0.5 }}": []}, "no element in nftables table"),
         ({f"get element inet {masq.TABLE} pods_10.1.0.0/16 {{ 10.1.0.5 }}": []}, "no element in nftables table"),
-        ({"list ruleset inet": []}, "the rule of nftables chain podwire_masquerade pods_10.1.0.0/16 is gone or changed"),
-        ({"list chains inet": []}, "no element in nftables table"),
+        ({RULES[0]: []}, "the rule of nftables chain podwire_masquerade pods_10.1.0.0/16 is gone or changed"),
+        ({SETS: []}, "no element in nftables table"),
         (
             {
                 f"get element inet {masq.TABLE} owners4 {{ 10.1.0.5 }}": [
@@ -241,9 +261,10 @@ def test_the_rule_of_another_subnet_does_not_satisfy() -> None:
 
 def test_gc_removes_what_is_not_kept_and_then_what_is_empty() -> None:
     doors = ScriptedDoors("ours", "go iptables", "go nftables", saved={(False, False): SAVED})
-    told = "".join(texts(masquerade.plan_gc(doors, "dbnet", frozenset())))
+    plan = masquerade.plan_gc(doors, "dbnet", frozenset())
+    told = "".join(texts(plan))
     assert masq.remove(OWNER.label, V4.ip, ["pods_10.1.0.0/16"]) in told
-    assert f"delete table inet {masq.TABLE}\n" in told
+    assert plan.index(masquerade.SWEEP) == 2, "after both addresses are gone"
     assert f"-X {CHAIN}\n" in told and "masq_checks handle 6" in told
 
 
@@ -256,14 +277,14 @@ def test_gc_leaves_what_is_kept_and_what_is_of_other_networks(network: str, keep
 def test_gc_of_an_untouched_host_has_nothing_to_do() -> None:
     doors = ScriptedDoors()
     assert masquerade.plan_gc(doors, "dbnet", frozenset()) == []
-    assert doors.asked == ["list chains inet", "list chains ip", "list chains ip6"]
+    assert doors.asked == [LIST_TABLE, "list chains ip", "list chains ip6", GO_MASQ]
 
 
 def test_gc_knows_hashed_labels() -> None:
     """A label too long for an element's comment carries hashes instead of names."""
     long = Owner("n" * 60, "c" * 64, "eth0")
-    table = masq.Table(8, {"10.1.0.5": long.label}, {"pods_10.1.0.0/16": ("10.1.0.5",)})
-    facts = Facts(subnets=("revision", "pods_10.1.0.0/16"), table=table)
+    table = masq.Table({"10.1.0.5": long.label}, {"pods_10.1.0.0/16": ("10.1.0.5",)})
+    facts = Facts(sets=("sweeps", "pods_10.1.0.0/16"), table=table)
     assert masquerade.gc(long.network, frozenset([long]), facts) == []
     assert masquerade.gc("other", frozenset(), facts) == []
     assert masq.remove(long.label, V4.ip, ["pods_10.1.0.0/16"]) in texts(masquerade.gc(long.network, frozenset(), facts))

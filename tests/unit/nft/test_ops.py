@@ -7,20 +7,25 @@ from typing import Any
 import pytest
 
 from cni.nft.apply import Busy, Exists, NftError, NotFound
-from cni.nft.ops import TRIES, RunIptables, RunNft, apply_iptables, apply_nft
+from cni.nft.ops import TRIES, RunIptables, RunNft, Sweep, apply_iptables, apply_nft, apply_sweep
 from cni.spec.errors import CNIError, TryAgain
 
 
 class FailingNft:
-    """Fails as told, then succeeds; remembers what it ran."""
+    """Fails as told (None: not), then succeeds; remembers what it ran."""
 
-    def __init__(self, *failures: type[NftError]) -> None:
+    def __init__(self, *failures: type[NftError] | None) -> None:
         self.failures, self.ran = list(failures), list[str]()
 
     def run(self, text: str, what: str) -> None:
         self.ran.append(text)
-        if self.failures:
-            raise self.failures.pop(0)(f"cannot {what}", "told by nft")
+        failure = self.failures.pop(0) if self.failures else None
+        if failure is not None:
+            raise failure(f"cannot {what}", "told by nft")
+
+    def query(self, text: str) -> list[Any]:
+        self.ran.append(text)
+        return [text]
 
 
 def run(op: RunNft, *failures: type[NftError]) -> list[str]:
@@ -33,18 +38,20 @@ def run(op: RunNft, *failures: type[NftError]) -> list[str]:
     ("failures", "ran"),
     [
         ((), ["a"]),
-        ((Exists,), ["a", "b"]),
-        ((Exists, NotFound), ["a", "b", "a"]),
-        ((NotFound, NotFound, Exists), ["a", "b", "a", "b"]),
+        ((Exists,), ["a", "e"]),
+        ((NotFound,), ["a", "m"]),
+        ((Exists, NotFound), ["a", "e", "m"]),
+        ((NotFound, Exists), ["a", "m", "e"]),
+        ((NotFound, NotFound, Exists, NotFound), ["a", "m", "m", "e", "m"]),
     ],
 )
-def test_a_text_and_its_alternative_take_turns(failures: tuple[type[NftError], ...], ran: list[str]) -> None:
-    assert run(RunNft(text="a", instead="b", what="do it"), *failures) == ran
+def test_the_failure_says_which_text_is_next(failures: tuple[type[NftError], ...], ran: list[str]) -> None:
+    assert run(RunNft(text="a", exists="e", missing="m", what="do it"), *failures) == ran
 
 
 def test_endless_conflict_is_a_reason_to_try_again_later() -> None:
     with pytest.raises(TryAgain, match="do it") as caught:
-        run(RunNft(text="a", instead="b", what="do it"), *[Exists] * TRIES)
+        run(RunNft(text="a", exists="e", missing="m", what="do it"), *[Exists] * TRIES)
     assert caught.value.code == 11 and "told by nft" in str(caught.value)
 
 
@@ -53,15 +60,50 @@ def test_what_yields_lets_others_win(failure: type[NftError]) -> None:
     assert run(RunNft(text="a", yields=True, what="do it"), failure) == ["a"]
 
 
-@pytest.mark.parametrize("op", [RunNft(text="a", what="do it"), RunNft(text="a", what="do it", yields=True, instead="b")])
+@pytest.mark.parametrize("op", [RunNft(text="a", what="do it"), RunNft(text="a", what="do it", yields=True, exists="e")])
 def test_other_failures_are_told(op: RunNft) -> None:
     with pytest.raises(NftError, match="cannot do it: told by nft"):
         run(op, NftError)
 
 
-def test_a_conflict_without_alternative_is_told() -> None:
-    with pytest.raises(NotFound):
-        run(RunNft(text="a", what="do it"), NotFound)
+@pytest.mark.parametrize(
+    ("op", "failure"),
+    [
+        (RunNft(text="a", what="do it"), NotFound),
+        (RunNft(text="a", exists="e", what="do it"), NotFound),
+        (RunNft(text="a", missing="m", what="do it"), Exists),
+        (RunNft(text="a", exists="e", missing="m", what="do it"), Busy),
+    ],
+)
+def test_a_conflict_without_alternative_is_told(op: RunNft, failure: type[NftError]) -> None:
+    with pytest.raises(failure):
+        run(op, failure)
+
+
+SWEEP = Sweep(what="sweep", begin=lambda token: f"begin {token}", listing="look", end=lambda seen, token: f"end {seen} {token}")
+
+
+@pytest.mark.parametrize(
+    ("failures", "ran"),
+    [
+        ((), ["begin 7", "look", "end ['look'] 7"]),
+        ((NotFound,), ["begin 7"]),
+        ((None, NotFound), ["begin 7", "look", "end ['look'] 7"]),
+        ((None, Busy), ["begin 7", "look", "end ['look'] 7"]),
+    ],
+)
+def test_a_sweep_looks_between_its_transactions_and_gives_way(
+    failures: tuple[type[NftError] | None, ...], ran: list[str]
+) -> None:
+    nft: Any = FailingNft(*failures)
+    apply_sweep(SWEEP, nft, 7)
+    assert nft.ran == ran
+
+
+def test_other_failures_of_a_sweep_are_told() -> None:
+    nft: Any = FailingNft(None, NftError)
+    with pytest.raises(NftError, match="cannot sweep: told by nft"):
+        apply_sweep(SWEEP, nft, 7)
 
 
 def test_inverses() -> None:

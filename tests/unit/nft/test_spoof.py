@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cni.nft import spoof
+from cni.nft.ops import RunNft
 from cni.nft.spoof import Facts, Table
 from cni.spec.owner import Owner
 from tests.unit.nft.recorded import ANSWERS, MAC, OWNER, VETH, ScriptedDoors
@@ -16,6 +17,7 @@ LABEL = OWNER.label
 def test_adding_is_one_text() -> None:
     assert spoof.add(LABEL, VETH, MAC).splitlines() == [
         "add table bridge podwire_macspoofchk",
+        "add set bridge podwire_macspoofchk sweeps { type mark; }",
         "add set bridge podwire_macspoofchk guarded { type ifname; }",
         "add set bridge podwire_macspoofchk allowed { type ifname . ether_addr; }",
         "add chain bridge podwire_macspoofchk check { type filter hook prerouting priority -300; policy accept; }",
@@ -25,9 +27,21 @@ def test_adding_is_one_text() -> None:
         f'delete element bridge podwire_macspoofchk guarded {{ "{VETH}" }}',
         f'add element bridge podwire_macspoofchk allowed {{ "{VETH}" . {MAC} }}',
         f'delete element bridge podwire_macspoofchk allowed {{ "{VETH}" . {MAC} }}',
-        f'add element bridge podwire_macspoofchk allowed {{ "{VETH}" . {MAC} comment "{LABEL}" }}',
-        f'add element bridge podwire_macspoofchk guarded {{ "{VETH}" }}',
+        *CLAIM,
     ]
+
+
+CLAIM = [
+    "flush set bridge podwire_macspoofchk sweeps",
+    f'add element bridge podwire_macspoofchk allowed {{ "{VETH}" . {MAC} comment "{LABEL}" }}',
+    f'add element bridge podwire_macspoofchk guarded {{ "{VETH}" }}',
+]
+
+
+def test_where_all_is_as_it_should_be_only_elements_are_added() -> None:
+    facts = spoof.look(ScriptedDoors("our spoof check"), OWNER, True, "ADD")
+    (step,) = spoof.plan_add(OWNER, VETH, MAC, facts)
+    assert step.text.splitlines() == CLAIM and step.missing == spoof.add(LABEL, VETH, MAC)
 
 
 def test_the_plan_has_its_inverse() -> None:
@@ -39,18 +53,19 @@ def test_the_plan_has_its_inverse() -> None:
 
 def test_the_listing_is_read_back() -> None:
     (seen,) = [spoof.parse_table(ANSWERS["our spoof check"][f"list table bridge {spoof.TABLE}"])]
-    assert seen == Table(revision=4, intact=True, guarded=(VETH,), allowed={(VETH, MAC): LABEL})
+    assert seen == Table(intact=True, guarded=(VETH,), allowed={(VETH, MAC): LABEL})
 
 
 @pytest.mark.parametrize(
     ("states", "verb", "wanted", "asked"),
     [
-        ((), "ADD", True, 0),
+        ((), "ADD", False, 0),
+        ((), "ADD", True, 1),
         ((), "CHECK", False, 0),
-        ((), "DEL", False, 1),
-        (("our spoof check",), "DEL", True, 2),
-        (("our spoof check",), "CHECK", True, 2),
-        (("our spoof check", "go spoof check"), "DEL", True, 3),
+        ((), "DEL", False, 2),
+        (("our spoof check",), "DEL", True, 3),
+        (("our spoof check",), "CHECK", True, 3),
+        (("our spoof check", "go spoof check"), "DEL", True, 5),
     ],
 )
 def test_each_verb_asks_no_more_than_it_needs(states: tuple[str, ...], verb: str, wanted: bool, asked: int) -> None:
@@ -97,12 +112,12 @@ def test_del_that_is_told_the_addresses_does_not_search() -> None:
     """Then its cost does not grow with the pods that are checked."""
     doors = ScriptedDoors("our spoof check")
     (step,) = spoof.plan_del(OWNER, spoof.look(doors, OWNER, True, "DEL", [MAC.upper(), "02:00:00:00:00:07", MAC]))
-    assert doors.asked == ["list chains bridge"]
+    assert doors.asked == [f"list chain bridge {spoof.TABLE} check", "list chain bridge nat PREROUTING"]
     assert step.text == spoof.remove(VETH, [MAC, "02:00:00:00:00:07"]) and step.yields
 
 
 def test_del_removes_half_of_a_damaged_check() -> None:
-    table = Table(revision=4, guarded=(VETH,))
+    table = Table(guarded=(VETH,))
     (step,) = spoof.plan_del(OWNER, Facts(present=True, table=table))
     assert step.text == spoof.remove(VETH, [])
 
@@ -122,7 +137,7 @@ def test_a_damaged_chain_is_told(damage: str) -> None:
 
 
 def test_a_second_allowed_address_is_told() -> None:
-    table = Table(revision=4, intact=True, guarded=(VETH,), allowed={(VETH, MAC): LABEL, (VETH, "02:00:00:00:00:07"): LABEL})
+    table = Table(intact=True, guarded=(VETH,), allowed={(VETH, MAC): LABEL, (VETH, "02:00:00:00:00:07"): LABEL})
     (told,) = spoof.check(OWNER, VETH, MAC, Facts(present=True, table=table))
     assert f"allows {MAC} 02:00:00:00:00:07, expected {MAC}" in told
 
@@ -135,7 +150,16 @@ def test_a_second_allowed_address_is_told() -> None:
 def test_gc_removes_what_is_not_kept_and_then_what_is_empty(network: str, keep: list[Owner], steps: list[str]) -> None:
     plan = spoof.plan_gc(ScriptedDoors("our spoof check"), network, frozenset(keep))
     assert [step.describe() for step in plan] == steps
-    assert all(step.yields for step in plan)
+    assert all(step.yields for step in plan if isinstance(step, RunNft))
+    assert (spoof.SWEEP in plan) is (len(steps) == 2)
+
+
+@pytest.mark.parametrize("left", [True, False])
+def test_a_sweep_removes_the_table_only_without_veths(left: bool) -> None:
+    """First of all its token: that fails if there was an addition, and all else with it."""
+    table = [entry for entry in ANSWERS["our spoof check"][spoof.LISTING] if left or "set" not in entry]
+    token = f"delete element bridge {spoof.TABLE} sweeps {{ 0x00000007 }}"
+    assert spoof.end_sweep(table, 7).splitlines() == [token] + [f"delete table bridge {spoof.TABLE}"] * (not left)
 
 
 def test_gc_of_an_untouched_host_has_nothing_to_do() -> None:

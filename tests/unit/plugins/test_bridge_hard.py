@@ -35,7 +35,7 @@ def unreadable(request: pytest.FixtureRequest) -> Iterator[Exception]:
         def fail(*given: Any) -> Any:
             raise request.param
 
-        for name in ("query", "outline", "run"):
+        for name in ("query", "sets", "chain", "run"):
             patch.setattr(FakeNft, name, fail)
         yield request.param
 
