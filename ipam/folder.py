@@ -65,6 +65,27 @@ class Folder:
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
         self._close()
 
+    @property
+    def descriptor(self) -> int:
+        """The open folder itself; -1 when it is missing."""
+        return self._folder
+
+    @property
+    def identity(self) -> tuple[int, int] | None:
+        """What makes it another folder than one that was at the same path before; None when it is missing."""
+        if self._folder == -1:
+            return None
+        seen = os.fstat(self._folder)
+        return seen.st_dev, seen.st_ino
+
+    def exists(self, name: str) -> bool:
+        """Whether there is anything of this name."""
+        try:
+            os.stat(name, dir_fd=self._folder, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return True
+
     def names(self) -> list[str]:
         """The names of everything in the folder, in no order."""
         return [] if self._folder == -1 else os.listdir(self._folder)

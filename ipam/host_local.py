@@ -110,6 +110,7 @@ def add(conf: Conf, call: Call) -> Result:
     """Lease an address from each set; the result has no interfaces. CNIError when one cannot be had: then none is leased."""
     dns = _read_resolv_conf(conf.resolv_conf) if conf.resolv_conf else Dns()
     with store.for_writing(conf.folder, call.notes, create=True) as leases:
+        leases.serves(conf.sets)
         choices = lease(leases, conf.sets, conf.wanted, call.owner, this_boot(), call.notes)
     ips = (AssignedIp(choice.part.with_length(choice.address), choice.part.gateway) for choice in choices)
     return Result(ips=tuple(ips), routes=conf.routes, dns=dns)
@@ -173,6 +174,7 @@ def status(conf: Conf, call: Call) -> None:
     if reason:
         raise NotAvailable(f"cannot keep leases in {conf.folder}: {reason}", "correct it, or change ipam.dataDir")
     with store.for_reading(conf.folder, call.notes) as leases:
+        leases.serves(conf.sets)
         outcome = choose_in(leases, conf.sets, (), leases.taken(), this_boot())
     if isinstance(outcome, Refusal):
         pool = conf.sets[outcome.index]

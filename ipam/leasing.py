@@ -36,19 +36,27 @@ def lease(
     if len(content_of(owner)) >= LONGEST:
         raise EnvError("CNI_CONTAINERID is too long", f"with the interface name a lease holds less than {LONGEST} bytes")
     former = _former(leases, sets, owner, boot)
-    taken = leases.taken() - {str(held.address) for held in former} if former else leases.taken()
-    outcome = choose_in(leases, sets, wanted, taken, boot)
-    if isinstance(outcome, Refusal):
-        raise _refused(outcome, leases, sets)
-    for held in former:
-        leases.release(held.address)
-        notes.append(f"{held.address} was leased to the same {held} before this boot; taken back")
-    for choice in outcome:
-        if choice.reclaimed:
-            notes.append(f"{choice.address} was leased to {leases.lease(choice.address)} before this boot; taken back")
-            leases.release(choice.address)
-    _write(leases, outcome, owner, boot, notes)
-    return outcome
+    while True:
+        taken = leases.taken() - {str(held.address) for held in former} if former else leases.taken()
+        outcome = choose_in(leases, sets, wanted, taken, boot)
+        if isinstance(outcome, Refusal):
+            raise _refused(outcome, leases, sets)
+        for held in former:
+            leases.release(held.address)
+            notes.append(f"{held.address} was leased to the same {held} before this boot; taken back")
+        for choice in outcome:
+            if choice.reclaimed:
+                notes.append(f"{choice.address} was leased to {leases.lease(choice.address)} before this boot; taken back")
+                leases.release(choice.address)
+        former = []
+        obstructed = _write(leases, outcome, owner, boot, notes)
+        if obstructed is None:
+            return outcome
+        if not leases.look_again(obstructed.address):
+            raise TryAgain(
+                f"failed to allocate for range {obstructed.index}: {obstructed.address} was taken at this moment",
+                "some program writes leases without holding the lock; repeat the call",
+            )
 
 
 def choose_in(
@@ -95,24 +103,29 @@ def _former(leases: Store, sets: Sequence[RangeSet], owner: Owner, boot: str) ->
     return former
 
 
-def _write(leases: Store, choices: Sequence[Choice], owner: Owner, boot: str, notes: list[str]) -> None:
-    """Reserve what was chosen. When that fails, what this very call reserved is released, and nothing else."""
+def _write(leases: Store, choices: Sequence[Choice], owner: Owner, boot: str, notes: list[str]) -> Choice | None:
+    """Reserve what was chosen; what could not be, because it is taken. When not all could, what this very call reserved is
+    released, and nothing else.
+    """
     reserved: list[Ip] = []
-    try:
-        for choice in choices:
-            if not leases.reserve(choice.address, owner, boot):
-                raise TryAgain(
-                    f"failed to allocate for range {choice.index}: {choice.address} was taken at this moment",
-                    "some program writes leases without holding the lock; repeat the call",
-                )
-            reserved.append(choice.address)
-            leases.remember(choice.index, choice.address)
-    except BaseException:
+
+    def take_back() -> None:
         problems: list[CNIError] = []
         for address in reserved:
             release(leases, address, problems)
         notes.extend(map(str, problems))
+
+    try:
+        for choice in choices:
+            if not leases.reserve(choice.address, owner, boot):
+                take_back()
+                return choice
+            reserved.append(choice.address)
+            leases.remember(choice.index, choice.address)
+    except BaseException:
+        take_back()
         raise
+    return None
 
 
 def _refused(refusal: Refusal, leases: Store, sets: Sequence[RangeSet]) -> CNIError:

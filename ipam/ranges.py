@@ -17,7 +17,7 @@ from cni.spec.addresses import Cidr, Ip, is_v6
 from cni.spec.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterator, Sequence
+    from collections.abc import Callable, Container, Iterator, Sequence
     from ipaddress import IPv4Network, IPv6Network
 
     Network = IPv4Network | IPv6Network
@@ -109,11 +109,13 @@ def candidates(pool: RangeSet, after: Ip | None, taken: Container[str]) -> Itera
 
     It begins behind ``after`` (the address leased last, when it lies in the set), runs through the following ranges and
     around, and ends with ``after`` itself. ``taken`` holds addresses as text, the names of their lease files. Finding the first
-    candidate costs one look-up for each lease in the way, however large the ranges are.
+    candidate costs one look-up for each lease in the way, however large the ranges are, and less if ``taken`` knows what is
+    free (``ipam.known``).
     """
+    free: Callable[[int, int, int], Iterator[int]] | None = getattr(taken, "free", None)
     for part, low, high in _stretches(pool, after):
         make, gateway = type(part.start), part.gateway
-        for number in range(low, high + 1):
+        for number in range(low, high + 1) if free is None else free(pool.version, low, high):
             address = make(number)
             if str(address) not in taken and address != gateway:
                 yield address

@@ -20,11 +20,13 @@ from ipam.leases import BLANK, LONGEST, Lease, content_of, legacy_content_of, re
 from ipam.lock import PATIENCE_S, Busy
 
 if TYPE_CHECKING:
-    from collections.abc import Set
+    from collections.abc import Sequence, Set
     from types import TracebackType
+    from typing import Self
 
     from cni.spec.addresses import Ip
     from cni.spec.owner import Owner
+    from ipam.ranges import RangeSet
 
 LAST_RESERVED = "last_reserved_ip."
 ADDRESS_CHARACTERS = "0123456789abcdef.:"
@@ -63,6 +65,9 @@ class Store(Protocol):
     def remember(self, index: int, address: Ip) -> None:
         """Set what ``last_reserved`` tells."""
 
+    def look_again(self, address: Ip) -> bool:
+        """An address that was not ``taken`` could not be reserved: whether ``taken`` may say better now, once at most."""
+
 
 class DiskStore:
     """The store in a folder. ``notes`` receives a line for each thing there that is not what it should be."""
@@ -73,7 +78,7 @@ class DiskStore:
         self._blank: set[str] = set()
         self._seen: dict[str, bytes | None] | None = None
 
-    def __enter__(self) -> DiskStore:
+    def __enter__(self) -> Self:
         try:
             self._folder.__enter__()
         except Busy as error:
@@ -95,7 +100,7 @@ class DiskStore:
         return self._contents().keys()
 
     def held_by(self, owner: Owner) -> list[Lease]:
-        """See Store. One pass over the folder; an index would answer this without any."""
+        """See Store. One pass over the folder; ``ipam.index`` answers this without."""
         exact, legacy = content_of(owner), legacy_content_of(owner)
         found = [(name, seen) for name, seen in self._contents().items() if seen in (exact, legacy)]
         return [lease for name, seen in found if (lease := read_lease(name, seen or b""))]
@@ -170,6 +175,13 @@ class DiskStore:
         except OSError as error:
             raise self._failed("write", name, error) from error
 
+    def look_again(self, address: Ip) -> bool:
+        """See Store. This very call has read the folder."""
+        return False
+
+    def serves(self, sets: Sequence[RangeSet]) -> None:
+        """Be told what the addresses are leased from; an index keeps it for who counts them."""
+
     def _create(self, name: str, content: bytes, boot: str) -> bool:
         for _ in range(2):
             try:
@@ -203,7 +215,7 @@ class DiskStore:
         for name, reason in failed.items():
             if not isinstance(reason, FileNotFoundError):
                 self._seen[name] = None
-                self._note(name, f"cannot be read ({reason.strerror}); its address counts as taken")
+                self._note_unreadable(name, reason)
         return self._seen
 
     def _is_address(self, name: str) -> bool:
@@ -218,6 +230,9 @@ class DiskStore:
         elif name not in (LOCK, UNFINISHED) and not name.startswith(LAST_RESERVED):
             self._note(name, "is not a lease and is ignored")
         return False
+
+    def _note_unreadable(self, name: str, reason: OSError) -> None:
+        self._note(name, f"cannot be read ({reason.strerror}); its address counts as taken")
 
     def _note(self, name: str, what: str) -> None:
         self._notes.append(f"{name!r} in {self._folder.path} {what}")
@@ -234,11 +249,15 @@ class DiskStore:
         return InputError(f"cannot {attempt} {path}: {error.strerror}", advice)
 
 
+# What ``for_writing`` and ``for_reading`` give. ``ipam.index`` puts its own kind here, in a process that lives long.
+opened = DiskStore
+
+
 def for_writing(path: str, notes: list[str], *, create: bool, patience_s: float = PATIENCE_S) -> DiskStore:
     """The store of a folder, under its lock. Without ``create`` a missing folder is a store without leases."""
-    return DiskStore(Folder(path, locked=True, create=create, patience_s=patience_s), notes)
+    return opened(Folder(path, locked=True, create=create, patience_s=patience_s), notes)
 
 
 def for_reading(path: str, notes: list[str]) -> DiskStore:
     """The store of a folder as it is at the moment, without waiting for anybody; nothing is created."""
-    return DiskStore(Folder(path, locked=False, create=False), notes)
+    return opened(Folder(path, locked=False, create=False), notes)

@@ -82,6 +82,9 @@ class FakeStore:
         self._fail("remember")
         self.last[index] = address
 
+    def look_again(self, address: Ip) -> bool:
+        return False
+
     def _fail(self, method: str) -> None:
         if method in self.fail:
             self.fail[method] -= 1

@@ -1,4 +1,4 @@
-"""The contract of a store of leases, on the fake and on disk: what is decided on the one holds on the other."""
+"""The contract of a store of leases, on the fake, on disk and with an index: what is decided on the one holds on the others."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from cni.spec.addresses import Ip, parse_ip
 from cni.spec.owner import Owner
-from ipam import store
+from ipam import index, store
 from ipam.leases import Lease
 from tests.contract.fake_store import FakeStore
 
@@ -35,7 +35,7 @@ class Rig:
         self.store, self.crash, self.legacy = store, crash, legacy
 
 
-@pytest.fixture(params=["fake", "disk", "disk without unnamed files"])
+@pytest.fixture(params=["fake", "disk", "disk without unnamed files", "index", "index without unnamed files"])
 def rig(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
     if request.param == "fake":
         fake = FakeStore()
@@ -45,11 +45,14 @@ def rig(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Monk
             lambda text, owner: fake.hold(text, owner, ""),
         )
         return
-    if request.param != "disk":
+    if request.param.endswith("without unnamed files"):
         monkeypatch.setattr("os.O_TMPFILE", os.O_TMPFILE | os.O_CREAT)  # the kernel refuses both together with EINVAL
     folder = tmp_path / "net"
     folder.mkdir()
     notes: list[str] = []
+    if request.param.startswith("index"):
+        index.keep()
+        request.addfinalizer(index.forget)
     with store.for_writing(str(folder), notes, create=True) as disk:
         yield Rig(
             disk,
@@ -57,6 +60,8 @@ def rig(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Monk
             lambda text, owner: _write(folder / text, owner),
         )
     assert notes == []
+    if request.param.startswith("index"):
+        assert set(index.readings()) <= {"first"}
     assert {name for name in os.listdir(folder) if not name[0].isalnum()} == set()
 
 

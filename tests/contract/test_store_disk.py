@@ -1,4 +1,6 @@
-"""The store on disk beyond its contract: its bytes, foreign and broken files, locks, failures of the file system."""
+"""The store on disk beyond its contract, without and with an index: its bytes, foreign and broken files, locks, failures of the
+file system.
+"""
 
 from __future__ import annotations
 
@@ -15,14 +17,22 @@ from cni.spec.addresses import parse_ip
 from cni.spec.errors import InputError, TryAgain
 from cni.spec.owner import Owner
 from ipam import folder as folders
-from ipam import store
+from ipam import index, store
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 V4, V6 = parse_ip("10.1.0.5"), parse_ip("2001:db8::5")
 ONE = Owner("net", "one", "eth0")
+
+
+@pytest.fixture(params=["disk", "index"], autouse=True)
+def kind(request: pytest.FixtureRequest) -> Iterator[str]:
+    if request.param == "index":
+        index.keep()
+    yield request.param
+    index.forget()
 
 
 @pytest.fixture

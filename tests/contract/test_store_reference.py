@@ -1,4 +1,5 @@
-"""The official Go host-local and ours on one folder: what the one writes the other reads, byte for byte.
+"""The official Go host-local and ours, without and with an index, on one folder: what the one writes the other reads, byte for
+byte.
 
 Skipped where the reference is not installed (Debian package containernetworking-plugins).
 """
@@ -10,7 +11,7 @@ import os
 import subprocess
 from ipaddress import IPv6Interface
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import pytest
@@ -18,7 +19,10 @@ import pytest
 from cni.spec.call import Call
 from cni.spec.errors import CNIError
 from cni.spec.result import Result, read_result
-from ipam import boot, host_local
+from ipam import boot, host_local, index
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 REFERENCE = Path("/usr/lib/cni/host-local")
 
@@ -80,9 +84,12 @@ class Pair:
         return {path.name: path.read_bytes() for path in self.folder.iterdir()}
 
 
-@pytest.fixture
-def pair(tmp_path: Path) -> Pair:
-    return Pair(tmp_path / "data")
+@pytest.fixture(params=["disk", "index"])
+def pair(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Pair]:
+    if request.param == "index":
+        index.keep()
+    yield Pair(tmp_path / "data")
+    index.forget()
 
 
 def test_both_leave_the_same_bytes(pair: Pair, tmp_path: Path) -> None:
