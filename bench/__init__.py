@@ -1,1 +1,1 @@
-"""Measurements beside the reference plugins: ``make bench``. Medians and ratios of one run; nothing here is a test."""
+"""Measurements beside the Go reference's plugins: ``make bench``. docs/performance.md says what is measured and how."""

@@ -1,29 +1,115 @@
-"""What is measured: a table of configurations, each with its plugin, the verbs to time, and leases to begin with."""
+"""What is measured, as a table of cases, and what it is to come to. Nothing here runs anything.
+
+A case yields measures (``bridge + host-local: ADD``), each with samples of every lane: the peers, and the floor where it
+has one.
+"""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
+
+import msgspec
+
+# The lanes. The floor is the kernel's part of a call, by prepared messages (bench/floor.py).
+RESIDENT, ONE_SHOT, REFERENCE, FLOOR = "resident", "one-shot", "reference", "floor"
+
+# How many calls run at a time where several do; kubelets start pods about so.
+CALLERS = 8
 
 
-class Case(NamedTuple):
-    """One measurement. ``config`` gets a name, a bridge and a data folder of its own for each peer."""
+class Case(msgspec.Struct, frozen=True):
+    """One set of calls. ``kind`` is the name of the function of bench/runner.py that makes them.
+
+    ``leases``: how many others the networks have to begin with; several numbers are several networks. ``share``: how many
+    rounds of a single call one round of this case stands for, so that ``--rounds`` suits all.
+    """
 
     name: str
-    plugin: str
-    verbs: tuple[str, ...]
     config: dict[str, Any]
-    leases: int = 0
+    kind: str = "in_turn"
+    plugin: str = "bridge"
+    verbs: tuple[str, ...] = ()
+    leases: tuple[int, ...] = (0,)
+    lanes: tuple[str, ...] = (RESIDENT, ONE_SHOT, REFERENCE)
+    pods: int = 1
+    share: int = 1
+
+    def title(self, leases: int) -> str:
+        """What the measures of one network begin with."""
+        return f"{self.name}, {leases:,} leases" if len(self.leases) > 1 else self.name
+
+    def measure(self, leases: int, verb: str) -> str:
+        """The name of a measure of calls in turn."""
+        return f"{self.title(leases)}: {verb}" if len(self.verbs) > 1 else self.name
+
+    def at_once(self) -> tuple[str, str]:
+        """The names of the two measures of a crowd."""
+        return f"{self.name}: ADDs per second, {CALLERS} at once", f"{self.name}: {self.pods} DELs at once"
+
+    def measures(self) -> tuple[str, ...]:
+        """The names of all measures."""
+        in_turn = tuple(self.measure(leases, verb) for leases in self.leases for verb in self.verbs)
+        return {"in_turn": in_turn, "crowd": self.at_once()}.get(self.kind, (self.name,))
 
 
-_RANGES = {"ranges": [[{"subnet": "10.1.0.0/16"}]], "routes": [{"dst": "0.0.0.0/0"}]}
-_BRIDGE = {"type": "bridge", "isGateway": True, "ipam": {"type": "host-local", **_RANGES}}
-_IPAM_ONLY = {"type": "bridge", "ipam": {"type": "host-local", **_RANGES}}
+class Aim(msgspec.Struct, frozen=True):
+    """A limit of a figure: at most, or with ``least`` at least."""
+
+    limit: float
+    least: bool = False
+
+    def met(self, value: float) -> bool:
+        """Whether a figure is within it."""
+        return value >= self.limit if self.least else value <= self.limit
+
+    def __str__(self) -> str:
+        return f"{'≥' if self.least else '≤'} {self.limit:g}"
+
+
+_IPAM = {"type": "host-local", "routes": [{"dst": "0.0.0.0/0"}]}
+_BRIDGE = {"type": "bridge", "isGateway": True, "ipam": _IPAM}
+# 1.1.1 of the reference only knows iptables; each peer runs its own default.
+_MASQUERADE = {**_BRIDGE, "ipMasq": True}
+_IPAM_ONLY = {"type": "bridge", "ipam": _IPAM}
 _ALL = ("ADD", "CHECK", "DEL")
+_PEERS_AND_FLOOR = (RESIDENT, ONE_SHOT, REFERENCE, FLOOR)
+_FEWEST, _MOST = 2, 60_000
 
 CASES = (
-    Case("start-up", "bridge", ("VERSION",), {"type": "bridge"}),
-    Case("bridge + host-local", "bridge", _ALL, _BRIDGE),
-    # 1.1.1 of the reference only knows iptables; each peer runs its own default.
-    Case("bridge + host-local, ipMasq", "bridge", _ALL, {**_BRIDGE, "ipMasq": True}),
-    *(Case(f"host-local, {count} leases", "host-local", ("ADD", "DEL"), _IPAM_ONLY, count) for count in (2, 1000, 10000)),
+    Case("start-up", {"type": "bridge"}, verbs=("VERSION",)),
+    Case("bridge + host-local", _BRIDGE, verbs=_ALL, lanes=_PEERS_AND_FLOOR),
+    Case("with ipMasq", _MASQUERADE, verbs=_ALL, lanes=_PEERS_AND_FLOOR),
+    # The reference 1.1.1 knows no STATUS.
+    Case("STATUS", {**_BRIDGE, "cniVersion": "1.1.0"}, verbs=("STATUS",), lanes=(RESIDENT, ONE_SHOT)),
+    Case("host-local", _IPAM_ONLY, plugin="host-local", verbs=("ADD", "DEL"), leases=(_FEWEST, 1_000, 10_000, _MOST)),
+    Case("100 pods", _BRIDGE, "crowd", lanes=_PEERS_AND_FLOOR, pods=100, share=6),
+    Case("100 pods with ipMasq", _MASQUERADE, "crowd", lanes=_PEERS_AND_FLOOR, pods=100, share=6),
+    Case("memory", _MASQUERADE, "memory", lanes=(RESIDENT,), pods=CALLERS),
+)
+
+# The resident way's median by the reference's.
+AIMS = {
+    "bridge + host-local: ADD": Aim(0.4),
+    "with ipMasq: ADD": Aim(0.15),
+    "with ipMasq: DEL": Aim(0.5),
+    "100 pods with ipMasq: ADDs per second, 8 at once": Aim(4, least=True),
+    "100 pods: 100 DELs at once": Aim(0.15),
+    "100 pods with ipMasq: 100 DELs at once": Aim(0.15),
+}
+
+# The resident way's median of one measure by that of another.
+FLAT = (f"host-local, {_MOST:,} leases: ADD", f"host-local, {_FEWEST:,} leases: ADD", Aim(1.2))
+
+# MB of the agent, and how many of them may come between a tenth of the cycles and the last.
+MEMORY, GROWTH = Aim(60), Aim(1)
+
+# What the picture shows; the table has all.
+PICTURED = (
+    "bridge + host-local: ADD",
+    "bridge + host-local: DEL",
+    "with ipMasq: ADD",
+    "with ipMasq: DEL",
+    "host-local, 60,000 leases: ADD",
+    "100 pods with ipMasq: ADDs per second, 8 at once",
+    "100 pods with ipMasq: 100 DELs at once",
 )

@@ -1,88 +1,203 @@
-"""Runs inside the node: makes the calls of one case for every peer, alternately, and prints the samples as JSON."""
+"""Runs inside the node: makes the calls of one case, in every lane by turns, and prints the samples as JSON."""
 
 from __future__ import annotations
 
-import ipaddress
-import json
-import os
+import random
 import subprocess
 import sys
 import time
+from ipaddress import IPv4Address
+from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from bench.cases import CASES, Case
+import msgspec
+
+from bench import calls
+from bench.cases import CALLERS, CASES, FLOOR, RESIDENT, Case
+from bench.floor import Floor
+from bench.peers import PATH, Peer, running
+from bench.report import RATE, SIZE, Samples
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
 
 # A few calls that nobody counts fill the caches and make the bridge.
 WARM_UP = 3
+WARM_UP_CYCLES = 25
+
+# How often the agent's memory is looked at.
+LOOKS = 20
+
+_numbers = count(1)
 
 
-class Peer:
-    """One side: a folder of executables and what its calls need."""
+class Order(msgspec.Struct, frozen=True):
+    """What is to be measured. ``data`` is a folder on a disk, for leases."""
 
-    def __init__(self, name: str, folder: str, case: Case, data: str) -> None:
-        self.name, self.folder, self.case = name, folder, case
-        network = f"bench-{name}"
-        self.config: dict[str, Any] = {"cniVersion": "1.0.0", "name": network, **case.config}
-        self.data = Path(data)
-        if "ipam" in self.config:
-            self.config["bridge"] = f"bench-{name[:5]}"
-            self.config["ipam"] = {**self.config["ipam"], "dataDir": str(self.data)}
-            _fill(self.data / network, case.leases)
-        self.netns = f"/run/netns/{network}"
-        subprocess.run(["ip", "netns", "add", network], check=True)
-        self.results: dict[str, list[float]] = {}
-
-    def round(self, number: int) -> None:
-        """One call of every verb, in order, for a fresh container id."""
-        document = dict(self.config)
-        for verb in self.case.verbs:
-            environment = {
-                "CNI_COMMAND": verb,
-                "CNI_CONTAINERID": f"bench{number % 1000}",
-                "CNI_NETNS": self.netns,
-                "CNI_IFNAME": "eth0",
-                "CNI_PATH": self.folder,
-                "PATH": os.environ["PATH"],
-            }
-            spent, stdout = _timed(f"{self.folder}/{self.case.plugin}", environment, json.dumps(document).encode())
-            if verb == "ADD":
-                document["prevResult"] = json.loads(stdout)
-            if number >= 0:
-                self.results.setdefault(verb, []).append(spent)
+    case: str
+    peers: tuple[Peer, ...]
+    rounds: int
+    cycles: int
+    data: str
 
 
-def _timed(program: str, environment: dict[str, str], stdin: bytes) -> tuple[float, bytes]:
-    """Milliseconds from starting the program to its end, and its stdout; a failing call ends the measurement."""
-    began = time.perf_counter()
-    done = subprocess.run([program], input=stdin, env=environment, capture_output=True, check=False)
-    spent = (time.perf_counter() - began) * 1000
-    if done.returncode != 0:
-        sys.exit(f"{program} {environment['CNI_COMMAND']}: {done.stdout.decode()} {done.stderr.decode()}")
-    return spent, done.stdout
+class Lane:
+    """One network of a peer, and its pods' attachments."""
+
+    def __init__(self, number: int, peer: Peer, case: Case, leases: int, pods: Sequence[str], data: Path) -> None:
+        self.name, self.verbs, self.leases = peer.name, case.verbs, leases
+        self._program = f"{peer.folder}/{case.plugin}"
+        self._env = {**peer.env, "CNI_PATH": peer.folder, "CNI_IFNAME": "eth0", "PATH": PATH}
+        self._pods = pods
+        self._containers = [""] * len(pods)
+        self._files = Path(f"/run/bench/{number}")
+        self._files.mkdir(parents=True)
+        network = f"bench-{number}"
+        self._config: dict[str, Any] = {"cniVersion": "1.0.0", "name": network, **case.config}
+        if "ipam" in case.config:
+            ranges = [[{"subnet": f"10.{number + 1}.0.0/16"}]]
+            self._config |= {"bridge": network, "ipam": {**case.config["ipam"], "ranges": ranges, "dataDir": str(data)}}
+            _fill(data / network, IPv4Address(f"10.{number + 1}.255.254"), leases)
+        (self._files / "config").write_bytes(msgspec.json.encode(self._config))
+
+    def call(self, verb: str, pod: int = 0) -> calls.Call:
+        """A call for a pod. ADD is for a new container, the others are for that of the last ADD, and get its result."""
+        stdin, stdout = self._files / "config", self._files / f"said-{pod}"
+        answer = self._files / f"answer-{pod}"
+        if verb == "ADD":
+            self._containers[pod] = f"bench{next(_numbers):059x}"
+            stdout = answer
+        elif verb in ("CHECK", "DEL"):
+            stdin = self._files / f"config-{pod}"
+            stdin.write_bytes(msgspec.json.encode({**self._config, "prevResult": msgspec.Raw(answer.read_bytes())}))
+        env = {**self._env, "CNI_COMMAND": verb, "CNI_CONTAINERID": self._containers[pod], "CNI_NETNS": self._pods[pod]}
+        return calls.Call(self._program, env, str(stdin), str(stdout))
+
+    def once(self, verb: str) -> float:
+        """Seconds of one call for the first pod."""
+        return calls.timed(self.call(verb))
+
+    def add_all(self) -> float:
+        """Seconds of adding all pods, by callers of which each starts a call when its last one has ended."""
+        every = [self.call("ADD", pod) for pod in range(len(self._pods))]
+        return calls.together(every[caller::CALLERS] for caller in range(CALLERS))
+
+    def delete_all(self) -> float:
+        """Seconds of deleting all pods, all of them at once."""
+        return calls.together([[self.call("DEL", pod)] for pod in range(len(self._pods))])
+
+    def cycles(self, times: int) -> float:
+        """Seconds of adding and deleting, ``times`` in all, by a caller for each pod."""
+        return calls.together(self._cycle(pod, times // len(self._pods)) for pod in range(len(self._pods)))
+
+    def _cycle(self, pod: int, times: int) -> Iterator[calls.Call]:
+        for _ in range(times):
+            yield self.call("ADD", pod)
+            yield self.call("DEL", pod)
 
 
-def _fill(folder: Path, count: int) -> None:
+def _fill(folder: Path, last: IPv4Address, leases: int) -> None:
     """Leases of other containers, from the far end of the range, as host-local writes them."""
     folder.mkdir(parents=True)
-    last = int(ipaddress.IPv4Address("10.1.255.254"))
-    for number in range(count):
-        (folder / str(ipaddress.IPv4Address(last - number))).write_bytes(f"{number:064x}\r\neth0".encode())
+    for number in range(leases):
+        (folder / str(last - number)).write_bytes(f"{number:064x}\r\neth0".encode())
+
+
+# The kinds of cases. Each gets the case, its lanes, how many rounds, how many cycles, and the agent's process id.
+
+
+def in_turn(case: Case, lanes: list[Lane | Floor], rounds: int, *_: int) -> list[Samples]:
+    """One call after the other; lanes in another order each round, so that none is always behind the same one."""
+    found = {
+        case.measure(leases, verb): Samples(case.measure(leases, verb), "ms", {})
+        for leases in case.leases
+        for verb in case.verbs
+    }
+    for number in range(-WARM_UP, rounds):
+        for lane in _shuffled(lanes, number):
+            for verb in lane.verbs:
+                spent = lane.once(verb) * 1000
+                if number >= 0:
+                    found[case.measure(lane.leases, verb)].lanes.setdefault(lane.name, []).append(spent)
+    return list(found.values())
+
+
+def crowd(case: Case, lanes: list[Lane | Floor], rounds: int, *_: int) -> list[Samples]:
+    """Adding all pods by a few callers, then deleting them all at once."""
+    added, deleted = case.at_once()
+    rate, last = Samples(added, RATE, {}), Samples(deleted, "ms", {})
+    for number in range(-1, rounds):
+        for lane in _shuffled(lanes, number):
+            per_second, spent = case.pods / lane.add_all(), lane.delete_all() * 1000
+            if number >= 0:
+                rate.lanes.setdefault(lane.name, []).append(per_second)
+                last.lanes.setdefault(lane.name, []).append(spent)
+    return [rate, last]
+
+
+def memory(case: Case, lanes: list[Lane], _rounds: int, cycles: int, agent: int) -> list[Samples]:
+    """What the agent has in memory after a few calls, and again and again while it serves many."""
+    (lane,) = lanes
+    seen: dict[str, list[float]] = {"resident set": [], "proportional": []}
+    lane.cycles(WARM_UP_CYCLES * case.pods)
+    spent = 0.0
+    for look in range(LOOKS + 1):
+        if look:
+            spent += lane.cycles(cycles // LOOKS)
+        time.sleep(0.3)  # what runs behind the last answer ends
+        for name, file, key in (("resident set", "status", "VmRSS"), ("proportional", "smaps_rollup", "Pss")):
+            seen[name].append(_megabytes(Path(f"/proc/{agent}/{file}").read_text(), key))
+        _say(f"\r  {case.name}: {look * cycles // LOOKS:,} cycles in {spent:.0f} s, {seen['resident set'][-1]:.1f} MB … ")
+    return [Samples(case.name, SIZE, seen)]
+
+
+KINDS: dict[str, Callable[..., list[Samples]]] = {"in_turn": in_turn, "crowd": crowd, "memory": memory}
+
+
+def _shuffled(lanes: list[Lane | Floor], number: int) -> list[Lane | Floor]:
+    return random.Random(number).sample(lanes, len(lanes))
+
+
+def _megabytes(text: str, key: str) -> float:
+    """A size of /proc, whose kB are 1024 bytes."""
+    line = next(line for line in text.splitlines() if line.startswith(f"{key}:"))
+    return int(line.split()[1]) * 1024 / 1e6
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(text)
+    sys.stderr.flush()
+
+
+def _pods(number: int) -> list[str]:
+    """Network namespaces; the paths."""
+    names = [f"bench{one}" for one in range(number)]
+    for name in names:
+        subprocess.run(["ip", "netns", "add", name], check=True)
+    return [f"/run/netns/{name}" for name in names]
+
+
+def measure(order: Order) -> list[Samples]:
+    """Make the pods and the lanes of a case, start the agent, run it."""
+    case = next(case for case in CASES if case.name == order.case)
+    pods, data = _pods(case.pods), Path(order.data)
+    of_lanes = [(peer, leases) for peer in order.peers if peer.name in case.lanes for leases in case.leases]
+    lanes: list[Lane | Floor] = [Lane(number, peer, case, leases, pods, data) for number, (peer, leases) in enumerate(of_lanes)]
+    if FLOOR in case.lanes:
+        lanes.append(Floor(pods))
+    resident = next(peer for peer in order.peers if peer.name == RESIDENT)
+    with running(resident.agent, data / "agent.log") as agent:
+        return KINDS[case.kind](case, lanes, max(2, order.rounds // case.share), order.cycles, agent)
 
 
 def main() -> None:
-    """Read the order from stdin, run it, print samples by measure and peer."""
-    order = json.loads(sys.stdin.read())
-    case = next(case for case in CASES if case.name == order["case"])
-    peers = [Peer(name, folder, case, order["data"]) for name, folder in order["peers"].items()]
-    for number in range(-WARM_UP, order["rounds"]):
-        for peer in peers if number % 2 else reversed(peers):
-            peer.round(number)
-    measures = {
-        f"{case.name}: {verb}" if len(case.verbs) > 1 else case.name: {peer.name: peer.results[verb] for peer in peers}
-        for verb in case.verbs
-    }
-    print(json.dumps(measures))
+    """Read the order from stdin, print the samples."""
+    try:
+        found = measure(msgspec.json.decode(sys.stdin.buffer.read(), type=Order))
+    except calls.Failed as error:
+        sys.exit(f"\nbench: {error}")
+    sys.stdout.buffer.write(msgspec.json.encode(found))
 
 
 if __name__ == "__main__":
