@@ -13,7 +13,7 @@ import pytest
 
 from agent import frame
 from agent.frame import TAKEN_FRAME, encode_declined
-from tests.shim.fake import CONFIG, Client, Done, OneShot, hang_up
+from tests.shim.fake import CONFIG, TOO_LONG_S, Client, Done, OneShot, hang_up
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -120,6 +120,7 @@ def test_a_path_as_long_as_an_address_can_hold(client: Client, tmp_path: Path, m
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind("x" * 107)
         listener.listen()
+        listener.settimeout(TOO_LONG_S)
         with client.start(client.environment(PODWIRE_SOCKET="x" * 107), cwd=tmp_path) as process:
             assert process.stdin
             process.stdin.close()

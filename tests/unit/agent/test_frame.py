@@ -18,9 +18,19 @@ from tests.harness.wrappers import ROOT
 
 CASES = json.loads((ROOT / "tests" / "data" / "frame" / "calls.json").read_text())
 
+
 # What a process can have in its environment: anything but zero bytes, kept as surrogates where it is no UTF-8.
-TEXT = st.binary(max_size=40).map(lambda data: data.replace(b"\0", b"").decode("utf-8", "surrogateescape"))
-KEY = TEXT.map(lambda text: text.replace("=", ""))
+def text_without(*unwanted: bytes) -> st.SearchStrategy[str]:
+    def decoded(data: bytes) -> str:
+        for each in unwanted:
+            data = data.replace(each, b"")
+        return data.decode("utf-8", "surrogateescape")
+
+    return st.binary(max_size=40).map(decoded)
+
+
+TEXT = text_without(b"\0")
+KEY = text_without(b"\0", b"=")
 CALLS = st.builds(
     Call,
     name=TEXT,
