@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 import click
+import msgspec
 from click.shell_completion import CompletionItem
 
 from agent import listen
@@ -147,8 +148,23 @@ def _warm_up() -> None:
     """
     for module in (*PLUGINS.values(), *PROVIDERS.values(), "cni.net.execute", "cni.net.host", "subprocess", "traceback"):
         import_module(module)
+    _prepare(msgspec.Struct)
     gc.collect()
     gc.freeze()
+
+
+def _prepare(kind: type[msgspec.Struct]) -> None:
+    """Have msgspec find out what the records below ``kind`` consist of, now, while there is one thread.
+
+    It does so when it first decodes one, and where a second thread decodes another one meanwhile, that thread finds half of it
+    and the process ends by a segmentation fault (0.22).
+    """
+    for record in kind.__subclasses__():
+        try:
+            msgspec.convert({}, record)
+        except (msgspec.ValidationError, TypeError, NameError):
+            pass  # a key is required; or it is none that is ever decoded
+        _prepare(record)
 
 
 def main() -> None:
