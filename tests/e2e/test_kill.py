@@ -14,13 +14,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.conftest import through_agent
 from tests.e2e.conftest import ROOT, holds_something, leftovers, snapshot
 from tests.harness import observe
+from tests.harness.agent import Agent, make_shims
 from tests.harness.node import PATH
 from tests.harness.wrappers import make_wrappers
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from tests.harness.node import Node
@@ -48,7 +50,7 @@ def bridge(backend: str = "nftables", **keys: Any) -> Config:
 
 
 class Caller:
-    """Starts the one-shot program in a node; it can be killed on the way."""
+    """Starts plugins in a node; a call can be killed on the way."""
 
     def __init__(self, node: Node, folder: Path) -> None:
         self.node, self.folder = node, folder
@@ -97,6 +99,63 @@ class Caller:
         assert child.returncode in (0, -9), child.returncode
         return child.returncode == -9
 
+    def interrupted(self) -> int | None:
+        """How many kills were found to have hit an ADD at work; None where that is to be seen in what is left."""
+        return None
+
+    def close(self) -> None:
+        """The end."""
+
+
+class ByShim(Caller):
+    """The native client is killed; the agent, which works for it, lives on."""
+
+    def __init__(self, node: Node) -> None:
+        super().__init__(node, make_shims())
+        self.agent = Agent(node)
+
+    def interrupted(self) -> int:
+        return sum("unheard_add" in call.get("repairs", "") for call in self.agent.calls())
+
+    def close(self) -> None:
+        with self.agent:
+            self.agent.unharmed()
+
+
+class ByAgent(Caller):
+    """The agent is killed, and started again; the native client, which waits for it, lives on."""
+
+    def __init__(self, node: Node) -> None:
+        super().__init__(node, make_shims())
+        self.agent = Agent(node)
+        self.errors = {"ADD": 0, "DEL": 0}
+
+    def killed(self, verb: str, config: Config, container_id: str, netns: str, after: float) -> bool:
+        """The client runs the call itself, or says that it may have been begun."""
+        child = self.start(verb, config, container_id, netns)
+        late = False
+        try:
+            child.wait(after)
+        except subprocess.TimeoutExpired:
+            self.agent.kill()
+            late = True
+        status, document = answer(child)
+        if status:
+            assert late and status == 1 and document["code"] == 11, document
+            assert "ended while it worked on this call" in document["msg"]
+            self.errors[verb] += 1
+        if late:
+            self.close()
+            self.agent = Agent(self.node)
+        return late
+
+    def interrupted(self) -> int:
+        return self.errors["ADD"]
+
+    def close(self) -> None:
+        with self.agent:
+            pass
+
 
 def answer(child: subprocess.Popen[bytes]) -> tuple[int, Any]:
     out, _ = child.communicate(timeout=120)
@@ -141,19 +200,40 @@ def quick_leftovers(node: Node) -> list[str]:
     return found + [json.dumps(entry) for entry in observe.ruleset(node) if holds_something(entry)]
 
 
-PROGRAMS = ("python", "bundle")
+# What is killed: the one-shot program, as Python or as the bundle; the native client; the agent.
 FEW = [("python", "nftables", 30), ("python", "iptables", 10), ("bundle", "nftables", 20)]
-MANY = [(program, backend, 300) for program in PROGRAMS for backend in ("nftables", "iptables")]
+FEW_THROUGH_AGENT = [("shim", "nftables", 40), ("shim", "iptables", 10), ("agent", "nftables", 30), ("agent", "iptables", 10)]
 
 
-@pytest.mark.parametrize(
-    ("program", "backend", "kills"), [*FEW, *(pytest.param(*case, marks=pytest.mark.slow) for case in MANY)]
-)
-def test_kill_at_any_instant(node: Node, program: str, backend: str, kills: int) -> None:
-    """Half of the kills hit ADD, half DEL, at instants spread evenly over their duration. One DEL repairs everything."""
-    if program == "bundle" and not (BUNDLE / "bridge").exists():
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A few kills by default and many in the slow run."""
+    if "kills" in metafunc.fixturenames:
+        few = FEW_THROUGH_AGENT if through_agent(metafunc.config) else FEW
+        programs = dict.fromkeys(program for program, *_ in few)
+        many = [(program, backend, 300) for program in programs for backend in ("nftables", "iptables")]
+        slow = [pytest.param(*case, marks=pytest.mark.slow) for case in many]
+        metafunc.parametrize(("program", "backend", "kills"), [*few, *slow])
+
+
+@pytest.fixture
+def victim(node: Node, program: str) -> Iterator[Caller]:
+    """Who calls, and kills what the test is about."""
+    if program == "bundle" and not (BUNDLE / "podwire").exists():
         pytest.skip("the bundle is not built (make bundle)")
-    caller = Caller(node, make_wrappers() if program == "python" else BUNDLE)
+    makers: dict[str, Callable[[], Caller]] = {
+        "python": lambda: Caller(node, make_wrappers()),
+        "bundle": lambda: Caller(node, BUNDLE),
+        "shim": lambda: ByShim(node),
+        "agent": lambda: ByAgent(node),
+    }
+    caller = makers[program]()
+    yield caller
+    caller.close()
+
+
+def test_kill_at_any_instant(node: Node, victim: Caller, program: str, backend: str, kills: int) -> None:
+    """Half of the kills hit ADD, half DEL, at instants spread evenly over their duration. One DEL repairs everything."""
+    caller = victim
     config = bridge(backend)
     netns = node.pod()
     caller.good("ADD", config, "warm-up", netns)
@@ -180,10 +260,9 @@ def test_kill_at_any_instant(node: Node, program: str, backend: str, kills: int)
         caller.good("DEL", {**config, **({"prevResult": result} if result else {})}, owner, netns)
         assert quick_leftovers(node) == [], f"after kill {sum(done.values())}, {verb} at {after:.4f} s"
     assert leftovers(before, snapshot(node), "cni0") == []
+    interrupted = caller.interrupted() if caller.interrupted() is not None else interrupted
     assert interrupted, "no kill hit an ADD at work: the test does not test anything"
-    print(
-        f"{program}, {backend}: {sum(done.values())} kills, {interrupted} of the {done['ADD']} in an ADD left something for DEL"
-    )
+    print(f"{program}, {backend}: {sum(done.values())} kills, {interrupted} of the {done['ADD']} in an ADD hit it at work")
     whole_range_is_free(caller, config)
     assert leftovers(before, snapshot(node), "cni0") == []
     assert set(os.listdir(node.path("/var/lib/cni/networks/net"))) == {"lock", "last_reserved_ip.0", "last_reserved_ip.1"}

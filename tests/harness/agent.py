@@ -84,7 +84,7 @@ class Agent:
         wait: bool = True,
     ) -> None:
         self.node, self.socket = node, socket
-        self._log = tempfile.TemporaryFile()  # noqa: SIM115: it lives as long as this object
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115
         limited = () if files is None else ("prlimit", f"--nofile={files}")
         program = (python(), "-c", PROGRAM, "agent", "--socket", socket, "--log-format", "json", *options)
         self.process = subprocess.Popen(
@@ -92,7 +92,7 @@ class Agent:
             stdin=subprocess.DEVNULL,
             stdout=self._log,
             stderr=self._log,
-            env={"PATH": PATH, "PYTHONPATH": str(ROOT), **(env or {})},
+            env={"PATH": PATH, "PYTHONPATH": str(ROOT), "PYTHONFAULTHANDLER": "1", **(env or {})},
             cwd=folder,
         )
         self.pid = self.process.pid  # nsenter and prlimit become the program
