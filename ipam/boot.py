@@ -36,7 +36,12 @@ def is_earlier(mark: str, now: str) -> bool:
 
 def _read(path: str) -> bytes:
     try:
-        with open(path, "rb") as file:
-            return file.read(128).strip()
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return b""
+    try:
+        return os.read(descriptor, 128).strip()
+    except OSError:
+        return b""
+    finally:
+        os.close(descriptor)

@@ -7,7 +7,7 @@ keeps, ``ipam.leasing`` puts the two together; here is what a configuration mean
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import msgspec
 from msgspec import Meta
@@ -30,6 +30,14 @@ if TYPE_CHECKING:
     from cni.spec.call import Call
 
 DATA_DIR = "/var/lib/cni/networks"
+
+# The keys of Document, in lower case.
+READ = frozenset(("ipam", "args", "capabilities", "runtimeconfig"))
+
+# A process that lives long sees the same few configurations again and again, and reading one takes half as long as leasing an
+# address. They are kept by their text. Where a runtime adds something for each pod they differ; when too many are kept all go.
+MOST_READ = 64
+_READ: dict[bytes, Reading] = {}
 
 # A resolv.conf is far smaller; a device or a log in its place is not read to its end.
 LONGEST_RESOLV_CONF = 1 << 20
@@ -69,6 +77,16 @@ class Document(msgspec.Struct, frozen=True):
     runtime_config: RuntimeConfig = msgspec.field(name="runtimeConfig", default=RuntimeConfig())
 
 
+class Reading(msgspec.Struct, frozen=True):
+    """What a configuration says, whatever the call. ``sets`` are the range sets, those of the runtime first: their order gives
+    ``last_reserved_ip`` its index. ``notes`` are remarks to be made at each call.
+    """
+
+    document: Document
+    sets: tuple[RangeSet, ...]
+    notes: tuple[str, ...]
+
+
 class Conf(msgspec.Struct, frozen=True):
     """A checked configuration. ``folder`` holds the network's leases; ``sets`` is empty for DEL and GC, which need none."""
 
@@ -90,17 +108,12 @@ def parse(call: Call) -> Conf:
         return Conf(_folder(convert(raw or {}, Place, "configuration.ipam").data_dir, call.network))
     if raw is None:
         raise ConfigError("IPAM config missing 'ipam' key", 'add "ipam": {"type": "host-local", "ranges": ...}')
-    document = convert(call.config, Document, "configuration", call.notes)
-    ipam = document.ipam
-    if ipam.data_dir and not ipam.data_dir.startswith("/"):
-        raise ConfigError(
-            f"invalid configuration.ipam.dataDir: {ipam.data_dir!r} is not absolute",
-            "each runtime would keep its leases below a folder of its own, and give addresses twice",
-        )
+    reading = _read(call)
+    ipam = reading.document.ipam
     return Conf(
         folder=_folder(ipam.data_dir, call.network),
-        sets=_sets(document, call),
-        wanted=_wanted(document, call),
+        sets=_sets(reading, call),
+        wanted=_wanted(reading.document, call),
         routes=ipam.routes,
         resolv_conf=ipam.resolv_conf,
     )
@@ -194,18 +207,48 @@ def _folder(data_dir: str, network: str) -> str:
     return folder
 
 
-def _sets(document: Document, call: Call) -> tuple[RangeSet, ...]:
-    """The range sets, those of the runtime first; their order gives ``last_reserved_ip`` its index."""
+def _read(call: Call) -> Reading:
+    """What the configuration says, anew or as it was read before."""
+    config = {key: value for key, value in call.config.items() if key.casefold() in READ}
+    try:
+        text = msgspec.json.encode(config)
+    except (ValueError, TypeError, OverflowError, RecursionError):
+        text = b""  # numbers, say, that JSON has and msgspec has not
+    reading = _READ.get(text)
+    if reading is None:
+        reading = _read_anew(config, call.notes)
+        if text and b"null" not in text:  # which also stands for infinite numbers
+            if len(_READ) >= MOST_READ:
+                _READ.clear()
+            _READ[text] = reading
+    else:
+        call.notes.extend(reading.notes)
+    return reading
+
+
+def _read_anew(config: dict[str, Any], notes: list[str]) -> Reading:
+    already = len(notes)
+    document = convert(config, Document, "configuration", notes)
     ipam = document.ipam
+    if ipam.data_dir and not ipam.data_dir.startswith("/"):
+        raise ConfigError(
+            f"invalid configuration.ipam.dataDir: {ipam.data_dir!r} is not absolute",
+            "each runtime would keep its leases below a folder of its own, and give addresses twice",
+        )
     oldest: tuple[tuple[RangeConf, ...], ...] = ((ipam,),) if ipam.subnet else ()
     if not oldest and (ipam.range_start or ipam.range_end or ipam.gateway):
-        call.notes.append("rangeStart, rangeEnd and gateway beside ipam.ranges have no effect without ipam.subnet")
+        notes.append("rangeStart, rangeEnd and gateway beside ipam.ranges have no effect without ipam.subnet")
     configured = document.runtime_config.ip_ranges + oldest + ipam.ranges
-    if not configured and document.capabilities.ip_ranges and call.verb in ("CHECK", "STATUS"):
-        return ()  # the runtime gives ranges with each ADD and repeats them with no STATUS
-    sets = read_sets(configured)
-    one_of_each_family((pool.version for pool in sets), call.version)
-    return sets
+    return Reading(document, read_sets(configured) if configured else (), tuple(notes[already:]))
+
+
+def _sets(reading: Reading, call: Call) -> tuple[RangeSet, ...]:
+    if not reading.sets:
+        if reading.document.capabilities.ip_ranges and call.verb in ("CHECK", "STATUS"):
+            return ()  # the runtime gives ranges with each ADD and repeats them with no STATUS
+        return read_sets(())
+    one_of_each_family((pool.version for pool in reading.sets), call.version)
+    return reading.sets
 
 
 def _wanted(document: Document, call: Call) -> tuple[Ip, ...]:

@@ -1,17 +1,11 @@
 """The leases of folders in memory, so that in a long-lived process a call costs the same with 60,000 of them as with two.
 
 Nothing here is the truth: that is the folder, which processes per call, the reference and administrators change at any time.
-An index is what was read once, and a *watch* (``ipam.watch``) that names every file that anybody, ourselves included, has
-touched since; these are looked at again before anything is said. What the process itself writes is no exception, so there is
-nothing to keep in step, and each call proves that the watch works. Without it nothing is known and the folder is read anew:
-when events were lost, when the folder was removed, moved or replaced, when too much has changed, when the disk contradicts. Where
-nothing can be watched there is no index, and each call reads the folder as a process per call does.
+What is known (``ipam.memory``) finds, the disk decides: leases of an owner are read before they are told, and an address is
+taken by making its file. Where a folder cannot be watched each call reads it as a process per call does.
 
-The index finds, the disk decides. Leases of an owner are read before they are told, and an address is taken by making its file.
-
-``keep`` switches it on; from then on ``store.for_writing`` and ``store.for_reading`` give stores that use it. It may be used
-from several threads. Only who holds a folder's lock notes what touched files hold now: a file that is being removed can be
-opened for a moment after its event (Linux 5.3 to 5.16). Readers look at these files for themselves.
+``keep`` switches it on; from then on ``store.for_writing`` and ``store.for_reading`` give stores that use an index. They may be
+used from several threads, each store by one.
 """
 
 from __future__ import annotations
@@ -23,11 +17,11 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from ipam import store
-from ipam.folder import LOCK, Folder
+from ipam.folder import Folder
 from ipam.known import Known, Taken
 from ipam.leases import BLANK, LONGEST, content_of, legacy_content_of, read_lease
-from ipam.store import ADDRESS_CHARACTERS, LAST_RESERVED, DiskStore
-from ipam.watch import Lost, Watch
+from ipam.memory import Index, Look
+from ipam.store import DiskStore
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence, Set
@@ -41,121 +35,6 @@ if TYPE_CHECKING:
 # Each has an inotify instance of its own, of which a user has 128 by default, and some ten megabytes with 60,000 leases. A node
 # has a few networks; of more than this those that were not used for the longest time are forgotten.
 FOLDERS = 16
-
-# Above this many touched files reading all is hardly more work, and waiting for them is no good either.
-SUSPECTS = 4096
-
-# How many files are read before they are noted: it bounds what a reading of the whole folder needs for a moment.
-PORTION = 1024
-
-
-class Look(msgspec.Struct):
-    """What some names stand for at this moment: contents without blanks around them, nothing left for what a crash left empty;
-    why a file cannot be read; which of the names that are no addresses exist.
-    """
-
-    contents: dict[str, bytes] = {}
-    failed: dict[str, OSError] = {}
-    others: set[str] = set()
-
-    @property
-    def taken(self) -> frozenset[str]:
-        """The addresses that are not free."""
-        return frozenset(name for name, content in self.contents.items() if content) | self.failed.keys()
-
-
-class Index:
-    """One folder. ``guard`` is held by whoever uses anything else of it; ``identity`` is that of the folder it is about."""
-
-    def __init__(self, identity: tuple[int, int]) -> None:
-        self.guard = Lock()
-        self.identity = identity
-        self.known = Known()
-        self.others: set[str] = set()
-        self.suspects: set[str] = set()
-        self.sets: Sequence[RangeSet] = ()
-        self.watchable = True
-        self._watch: Watch | None = None
-        self._own: set[str] = set()
-        self._why = "first"
-
-    def look(self, folder: Folder) -> Look | None:
-        """Bring it up to date; None when it cannot be. What the touched names stand for now is noted here if we hold the lock,
-        and is for the caller to heed if not. OSError when the folder cannot be listed.
-        """
-        self._hear()
-        if self._watch is None and not self._read(folder):
-            return None
-        seen = _look_at(folder, self.suspects)
-        if folder.locked:
-            self._note(self.known, self.others, self.suspects, seen)
-            self._own = set()
-            self.suspects = set(seen.failed)  # nothing tells when a lack of descriptors or of memory has passed
-        return seen
-
-    def lose(self, why: str) -> None:
-        """Nothing is known any more."""
-        self._watch, self._why = None, why
-        self.known, self.others, self.suspects, self._own = Known(), set(), set(), set()
-
-    def wrote(self, name: str) -> None:
-        """We have made or removed a lease ourselves: a watch that works tells so, too."""
-        with self.guard:
-            self._own.add(name)
-
-    def explains(self, name: str) -> bool:
-        """Whether it has heard by now that a name was touched."""
-        self._hear()
-        return self._watch is None or name in self.suspects
-
-    def _hear(self) -> None:
-        """Take from the watch what was touched."""
-        try:
-            if self._watch is not None:
-                self.suspects.update(name for name, moved in self._watch.events() if _matters(name, moved))
-                if not self._own <= self.suspects:
-                    raise Lost("silent")
-                if len(self.suspects) > SUSPECTS:
-                    raise Lost("crowd")
-        except Lost as lost:
-            self.lose(str(lost))
-        except BaseException:
-            self.lose("interrupted")  # its events may be gone
-            raise
-
-    def _read(self, folder: Folder) -> bool:
-        """Read all, under watch from before the first look; False when the folder cannot be watched."""
-        try:
-            watch = Watch(folder.descriptor)
-        except OSError:
-            self.watchable = False
-            return False
-        self.watchable = True
-        known, others, failed = Known(), set[str](), set[str]()
-        names = folder.names()
-        for start in range(0, len(names), PORTION):
-            portion = {name for name in names[start : start + PORTION] if _matters(name, True)}
-            seen = _look_at(folder, portion)
-            self._note(known, others, portion, seen)
-            failed |= seen.failed.keys()
-        self._watch, self.known, self.others, self.suspects, self._own = watch, known, others, failed, set()
-        with _GUARD:
-            _READINGS[self._why] = _READINGS.get(self._why, 0) + 1
-        return True
-
-    @staticmethod
-    def _note(known: Known, others: set[str], names: Iterable[str], seen: Look) -> None:
-        for name in names:
-            content = seen.contents.get(name)
-            if content:
-                known.put(name, content)
-            elif name in seen.failed:
-                known.put(name, None)
-            elif name in seen.others:
-                others.add(name)
-            else:
-                known.drop(name)
-                others.discard(name)
 
 
 class View(msgspec.Struct):
@@ -232,9 +111,9 @@ class IndexedStore(DiskStore):
 
     def serves(self, sets: Sequence[RangeSet]) -> None:
         """See DiskStore. They are what ``census`` counts the addresses of."""
-        index = self._index or _index_of(self._folder)
-        if index is not None:
-            index.sets = sets
+        self._index = self._index or _index_of(self._folder)
+        if self._index is not None:
+            self._index.sets = sets
 
     def _look(self) -> View | None:
         """What is known now; None where it takes a pass over the folder to know."""
@@ -333,13 +212,18 @@ _INDEXES: dict[str, Index] = {}  # the one that was used last comes last
 _READINGS: dict[str, int] = {}
 
 
+def _count(why: str) -> None:
+    with _GUARD:
+        _READINGS[why] = _READINGS.get(why, 0) + 1
+
+
 def _index_of(folder: Folder) -> Index | None:
     """The index of an open folder, which may know nothing yet; None for a folder that is not there."""
     identity = folder.identity
     with _GUARD:
         index = former = _INDEXES.pop(folder.path, None)
         if index is None or index.identity != identity:
-            index = None if identity is None else Index(identity)
+            index = None if identity is None else Index(identity, _count)
         if index is None:
             return None
         if former is not None and former is not index:
@@ -354,20 +238,3 @@ def _index_of(folder: Folder) -> Index | None:
             with _GUARD:
                 _INDEXES.pop(path, None)
     return index
-
-
-def _look_at(folder: Folder, names: Iterable[str]) -> Look:
-    addresses = [name for name in names if not name.strip(ADDRESS_CHARACTERS)]
-    contents, failed = folder.read_all(addresses, LONGEST) if addresses else ({}, {})
-    return Look(
-        {name: content.strip(BLANK) for name, content in contents.items()},
-        {name: reason for name, reason in failed.items() if not isinstance(reason, FileNotFoundError)},
-        {name for name in names if name.strip(ADDRESS_CHARACTERS) and folder.exists(name)},
-    )
-
-
-def _matters(name: str, moved: bool) -> bool:
-    """Whether an event may change what is known: of names that are no addresses only whether they are there is."""
-    if not name.strip(ADDRESS_CHARACTERS):
-        return True
-    return moved and name != LOCK and not name.startswith(LAST_RESERVED)

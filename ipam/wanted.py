@@ -68,7 +68,7 @@ def read_cidr(text: str, where: str, error: type[CNIError] = ConfigError) -> Cid
 def one_of_each_family(families: Iterable[int], version: str) -> None:
     """ConfigError when there are two addresses of one family (4 or 6) for a version whose result has room for one."""
     asked = list(families)
-    if not at_least(version, "0.3.0") and len(asked) > len(set(asked)):
+    if len(asked) > len(set(asked)) and not at_least(version, "0.3.0"):
         raise ConfigError(
             f"CNI version {version} does not support more than 1 address per family",
             "use cniVersion 0.3.0 or newer, or configure one IPv4 and one IPv6 at most",

@@ -259,6 +259,32 @@ def test_a_file_that_cannot_be_replaced_leaves_no_other(folder: Path, notes: lis
     assert sorted(os.listdir(folder)) == ["last_reserved_ip.0", "lock"]
 
 
+@pytest.mark.parametrize("number", [6, 16], ids=["as long", "longer"])
+def test_what_was_leased_last_is_never_half_written(folder: Path, notes: list[str], number: int) -> None:
+    """The file is the same one where one write does it all, and another one where it does not or where a copy shares it."""
+    last = folder / "last_reserved_ip.0"
+    with writing(folder, notes) as leases:
+        leases.remember(0, V4)
+        before = last.stat().st_ino
+        leases.remember(0, parse_ip(f"10.1.0.{number}"))
+        assert (last.stat().st_ino == before) == (number == 6)
+        assert last.read_text() == f"10.1.0.{number}"
+        os.link(last, folder.parent / "copy")
+        leases.remember(0, parse_ip(f"10.1.0.{number + 1}"))
+        assert last.read_text() == f"10.1.0.{number + 1}"
+        assert (folder.parent / "copy").read_text() == f"10.1.0.{number}"
+        last.unlink()
+        os.mkfifo(last)
+        leases.remember(0, V4)
+        last.unlink()
+        last.symlink_to(folder.parent / "copy")
+        leases.remember(0, parse_ip("10.1.0.77"))
+    assert last.read_text() == "10.1.0.77"
+    assert not last.is_symlink()
+    assert (folder.parent / "copy").read_text() == f"10.1.0.{number}"
+    assert sorted(os.listdir(folder)) == ["last_reserved_ip.0", "lock"]
+
+
 @pytest.mark.parametrize("unnamed", [True, False])
 def test_a_full_disk_leaves_nothing_torn(
     folder: Path, notes: list[str], monkeypatch: pytest.MonkeyPatch, unnamed: bool

@@ -21,7 +21,7 @@ from cni.spec.call import Call
 from cni.spec.errors import CNIError, NotAvailable, TryAgain
 from cni.spec.owner import Owner
 from ipam import folder as folders
-from ipam import host_local, index, store
+from ipam import host_local, index, memory, store
 from ipam.folder import UNFINISHED, Folder
 from ipam.ranges import RangeConf, candidates, read_sets
 from ipam.store import DiskStore
@@ -448,7 +448,7 @@ def move_there_and_back(folder: Path) -> None:
 
 
 def touch_many(folder: Path) -> None:
-    for number in range(index.SUSPECTS + 1):
+    for number in range(memory.SUSPECTS + 1):
         (folder / str(parse_ip("10.9.0.0") + number)).touch()
     (folder / "10.1.0.9").write_bytes(b"one\r\neth0")
 

@@ -115,6 +115,32 @@ def test_configurations_without_sense(ipam: Any, error: type[CNIError], says: st
         parse(ipam)
 
 
+def test_a_configuration_that_was_read_before_reads_the_same() -> None:
+    """With its remarks, and whatever the call; what differs in the least is another one."""
+    ipam = {
+        "ranges": [[{"subnet": "10.1.0.0/24"}], [{"subnet": "10.2.0.0/24"}]],
+        "rangeStart": "10.1.0.9",
+        "gatewy": "10.1.0.1",
+    }
+    calls = [call("ADD", ipam, prevResult={"n": number}, args="10.1.0.7" if number else "") for number in range(3)]
+    first, *more = [host_local.parse(one) for one in calls]
+    assert [one.sets for one in more] == [first.sets] * 2
+    assert [len(one.wanted) for one in (first, *more)] == [0, 1, 1]
+    assert [len(one.notes) for one in calls] == [2] * 3
+    assert calls[0].notes == calls[1].notes
+    with pytest.raises(ConfigError, match="more than 1 address per family"):
+        parse(ipam, version="0.2.0")
+    assert parse({**ipam, "gateway": "10.1.0.1"}).sets == first.sets
+    assert parse({**ipam, "ranges": [[{"subnet": "10.1.0.0/25"}]]}).sets != first.sets
+    assert parse(ipam, runtimeConfig={"ipRanges": [[{"subnet": "10.9.0.0/24"}]]}).sets[1:] == first.sets
+    assert parse({**ipam, "resolvConf": None}).resolv_conf == ""
+    with pytest.raises(ConfigError, match="resolvConf"):
+        parse({**ipam, "resolvConf": float("inf")})
+    for number in range(2 * host_local.MOST_READ):
+        assert str(parse({"subnet": f"10.1.{number}.0/24"}).sets[0]) == f"10.1.{number}.1-10.1.{number}.254"
+    assert len(host_local._READ) <= host_local.MOST_READ
+
+
 @pytest.mark.parametrize(
     ("config", "says"),
     [
