@@ -90,7 +90,7 @@ def _from(least: int) -> Callable[[str], int]:
 
 def _measure(options: argparse.Namespace) -> Report:
     load = os.getloadavg()[0]
-    machine = Machine(os.cpu_count() or 1, platform.release(), load)
+    machine = Machine(os.cpu_count() or 1, ".".join(platform.release().split(".")[:2]), load)
     samples: list[Samples] = []
     with TemporaryDirectory(prefix="podwire-bench-") as links:
         found = peers.find(options.ours.resolve(), options.reference.resolve(), Path(links))

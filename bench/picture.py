@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from xml.sax.saxutils import escape
 
 from bench.cases import FLOOR, ONE_SHOT, PICTURED, REFERENCE, RESIDENT
-from bench.report import RATE, number
+from bench.report import RATE, number, quotient
 
 if TYPE_CHECKING:
     from bench.report import Report, Row, Spread
@@ -79,8 +79,8 @@ def draw(figures: Report) -> str:
         ),
     ]
     if any(FLOOR in row.lanes for row in rows):
-        x = WIDTH - MARGIN - 132
-        head += [_line(x, 19, x, 33, "floor"), _text(x + 8, 30, "the kernel's part alone", "faint")]
+        x = WIDTH - MARGIN
+        head += [_text(x - 10, 30, "the kernel's part alone", "end faint"), _line(x, 19, x, 33, "floor")]
     return "\n".join([*head, *parts, "</svg>", ""])
 
 
@@ -122,8 +122,8 @@ def _ratio(row: Row) -> str:
     if row.ratio is None:
         return ""
     if row.unit == RATE:
-        return f"{row.ratio:.1f} × as many as the Go plugins"
-    return f"{row.ratio:.2f} of the Go plugins' time"
+        return f"with agent: {row.ratio:.1f} × as many as the Go plugins"
+    return f"with agent: {quotient(row.ratio)} of the Go plugins' time"
 
 
 def _told(row: Row) -> str:

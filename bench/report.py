@@ -141,6 +141,11 @@ def number(value: float) -> str:
     return f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
+def quotient(value: float | None) -> str:
+    """A ratio with two digits that mean something."""
+    return "" if value is None else f"{value:.2f}" if value >= 0.1 else f"{value:.3f}"
+
+
 def share(row: Row) -> str:
     """The kernel's share of our time, and our multiple of the floor."""
     return "" if row.kernel is None else f"{row.kernel * 100:.0f} % ({1 / row.kernel:.1f} × it)"
@@ -156,7 +161,7 @@ def table(figures: Report) -> str:
                 row.measure,
                 row.unit,
                 *(_cell(row.lanes.get(name)) for name in peers),
-                "" if row.ratio is None else f"{row.ratio:.2f}",
+                quotient(row.ratio),
                 row.aim.aim if row.aim else "",
                 _mark(row.aim.met) if row.aim else "",
                 share(row),
@@ -178,9 +183,8 @@ def markdown(figures: Report) -> str:
     ]
     for row in figures.rows:
         cells = [number(row.lanes[name].median) if name in row.lanes else "" for name in (RESIDENT, ONE_SHOT, REFERENCE)]
-        ratio = "" if row.ratio is None else f"{row.ratio:.2f}"
         kernel = "" if row.kernel is None else f"{row.kernel * 100:.0f} %"
-        lines.append(f"| {' | '.join([row.measure, *cells, ratio, kernel])} |")
+        lines.append(f"| {' | '.join([row.measure, *cells, quotient(row.ratio), kernel])} |")
     lines += ["", *(f"- {one.what}: {one.value:.2f}" for one in figures.others)]
     machine = figures.machine
     lines += ["", f"{machine.cpus} processors, Linux {machine.kernel}, load average {machine.load:.1f} at the start."]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import random
 import subprocess
 import sys
 import time
 from ipaddress import IPv4Address
-from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,8 +28,6 @@ WARM_UP_CYCLES = 25
 
 # How often the agent's memory is looked at.
 LOOKS = 20
-
-_numbers = count(1)
 
 
 class Order(msgspec.Struct, frozen=True):
@@ -66,7 +64,7 @@ class Lane:
         stdin, stdout = self._files / "config", self._files / f"said-{pod}"
         answer = self._files / f"answer-{pod}"
         if verb == "ADD":
-            self._containers[pod] = f"bench{next(_numbers):059x}"
+            self._containers[pod] = os.urandom(32).hex()
             stdout = answer
         elif verb in ("CHECK", "DEL"):
             stdin = self._files / f"config-{pod}"
