@@ -44,7 +44,7 @@ help: ## this list
 demo: deps $(STAMP) $(CNITOOL) $(BUNDLE) ## wire two pods with the official cnitool, prove it, take it all away
 	$(PY) -m demo
 
-bench: deps $(STAMP) $(BUNDLE) ## ADD, CHECK and DEL beside the Go reference plugins
+bench: deps $(STAMP) $(BUNDLE) ## what calls take, with the agent and without, beside the Go reference plugins
 	$(PY) -m bench
 
 ## Work on it
