@@ -209,7 +209,7 @@ def test_the_longest_stdin(client: Client, agent: Agent) -> None:
 @pytest.mark.parametrize("verb", ["ADD", "VERSION"])
 def test_a_stdin_that_is_too_long(client: Client, agent: Agent, oneshot: OneShot, verb: str) -> None:
     with agent() as served, client.start(client.environment(verb)) as process:
-        stdout, stderr = process.communicate(b" " * (frame.STDIN_LIMIT + 1), timeout=10)
+        stdout, stderr = process.communicate(CONFIG + b" " * frame.STDIN_LIMIT, timeout=10)
     told = error_of(Done(process.returncode, stdout, stderr), 5, "1.1.0")
     assert told["msg"] == "cannot read the network configuration from stdin"
     assert told["details"] == f"more than {frame.STDIN_LIMIT} bytes"
