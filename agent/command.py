@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import resource
 import signal
 import sys
 from importlib import import_module
@@ -40,6 +41,9 @@ BY_HAND = """\
 \b
 The project's docs/plugins has a page for each plugin, docs/agent.md is about the agent.
 """
+
+# Calls that wait hold three descriptors each, those at work some more.
+DESCRIPTORS = 1 << 16
 
 # How long calls that run at the end may take; systemd waits longer (conf/systemd), and runtimes do not.
 STOP_PATIENCE_S = 90.0
@@ -106,6 +110,8 @@ def run(path: str, bound: int, metrics: str | None, journal: Journal) -> int:
     """The agent from start to end; the exit status."""
     os.umask(0o022)
     os.chdir("/")
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(most, DESCRIPTORS), most))
     notify_address = os.environ.pop("NOTIFY_SOCKET", None)
     workers = Workers(bound)
     index.keep()

@@ -31,10 +31,17 @@ if TYPE_CHECKING:
 # A client sends its frame at once; one that takes longer is stopped, or means harm.
 READ_PATIENCE_S = 10.0
 
-# How long a client may take to print an answer and say so.
-PRINT_PATIENCE = struct.pack("@ll", 10, 0)
+# How long a client may take to read an answer, and to print it and say so.
+ANSWER_PATIENCE = struct.pack("@ll", 10, 0)
+
+# How many connections are taken before frames are read again: those that come all the time must not keep others waiting.
+ACCEPT_AT_ONCE = 64
+
+# Of what a plugin says on stderr, in bytes: another one's, which ours has to repeat, may say anything.
+REMARKS_LIMIT = 1 << 20
 
 # Two descriptors belong to a frame; room for more, so that too many are seen as such.
+_MOST_DESCRIPTORS = 2
 _ROOM = socket.CMSG_SPACE(8 * array.array("i").itemsize)
 _CREDENTIALS = struct.Struct("3i")
 _CHUNK = 1 << 16
@@ -69,7 +76,7 @@ class _Connection:
                     passed = array.array("i")
                     passed.frombytes(content[: len(content) - len(content) % passed.itemsize])
                     self.descriptors += passed
-            if flags & socket.MSG_CTRUNC:
+            if flags & socket.MSG_CTRUNC or len(self.descriptors) > _MOST_DESCRIPTORS:
                 raise frame.FrameError("more descriptors than any call has")
             if not data:
                 raise ConnectionResetError("the client left in the middle of its frame")
@@ -97,6 +104,8 @@ class Server:
         self._doors = Doors()
         self._namespace = netns.own_identity()
         self._selector = selectors.DefaultSelector()
+        self._reading: dict[_Connection, None] = {}  # those whose frame is not whole, the oldest first
+        self._full = False
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._stopping = False
 
@@ -108,12 +117,12 @@ class Server:
             for key, _ in self._selector.select(self._patience()):
                 if key.fileobj is self._listener.socket:
                     self._accept()
-                elif key.fileobj != self._wake_read:
+                elif key.data in self._reading:  # not given up since
                     self._read(key.data)
             self._drop_late()
         self._workers.close()
         self._listener.close()
-        for connection in self._reading():
+        for connection in list(self._reading):
             self._decline(connection, "the agent is stopping")
 
     def stop(self) -> None:
@@ -121,31 +130,25 @@ class Server:
         self._stopping = True
         os.write(self._wake_write, b"\0")
 
-    def _reading(self) -> list[_Connection]:
-        return [key.data for key in self._selector.get_map().values() if key.data is not None]
-
     def _patience(self) -> float | None:
-        deadlines = [connection.deadline for connection in self._reading()]
-        return max(0.0, min(deadlines) - time.monotonic()) if deadlines else None
+        oldest = next(iter(self._reading), None)
+        return None if oldest is None else max(0.0, oldest.deadline - time.monotonic())
 
     def _drop_late(self) -> None:
-        reading = self._reading()
-        if reading:
-            now = time.monotonic()
-            for connection in reading:
-                if connection.deadline <= now:
-                    self._refuse(connection, "the call did not arrive in time")
+        now = time.monotonic()
+        while (oldest := next(iter(self._reading), None)) is not None and oldest.deadline <= now:
+            self._refuse(oldest, "the call did not arrive in time")
 
     def _accept(self) -> None:
-        while True:
+        for _ in range(ACCEPT_AT_ONCE):
             try:
                 sock, _ = self._listener.socket.accept()
             except BlockingIOError:
                 return
-            except OSError as error:  # no descriptor is left, or the client has gone: others may be luckier
-                self._journal.event("refused", reason=f"cannot accept: {error.strerror}")
-                time.sleep(0.01)
+            except OSError as error:  # no descriptor is left, or the client has gone
+                self._make_room(f"cannot accept: {error.strerror}")
                 return
+            self._full = False
             sock.setblocking(False)
             connection = _Connection(sock)
             _, uid, _ = _CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
@@ -153,12 +156,24 @@ class Server:
                 self._refuse(connection, f"calls are root's alone, this one is of user {uid}")
                 continue
             self._selector.register(sock, selectors.EVENT_READ, connection)
+            self._reading[connection] = None
             self._read(connection)
+
+    def _make_room(self, reason: str) -> None:
+        """Give up the oldest of those that have not sent their call, which clients do at once; without one, calls will end."""
+        oldest = next(iter(self._reading), None)
+        if oldest is not None:
+            self._refuse(oldest, reason)
+            return
+        if not self._full:
+            self._journal.event("refused", reason=reason)
+        self._full = True
+        time.sleep(0.01)
 
     def _read(self, connection: _Connection) -> None:
         try:
             if connection.read():
-                self._selector.unregister(connection.sock)
+                self._forget(connection)
                 self._queue(connection)
         except frame.OtherVersion as error:
             self._decline(connection, str(error))
@@ -192,13 +207,19 @@ class Server:
         began = time.perf_counter()
         sock = connection.sock
         sock.setblocking(True)
+        for patience in (socket.SO_SNDTIMEO, socket.SO_RCVTIMEO):
+            sock.setsockopt(socket.SOL_SOCKET, patience, ANSWER_PATIENCE)
         if not _send(sock, frame.TAKEN_FRAME):
             return  # the client has gone, and nothing was done
         must_print = env.get("CNI_COMMAND") == "ADD"
 
         def deliver(reply: Reply) -> bool:
-            stderr = reply.stderr.encode("utf-8", "backslashreplace")
-            if not _send(sock, frame.encode_answer(frame.Answer(reply.status, reply.stdout, stderr))):
+            stderr = reply.stderr.encode("utf-8", "backslashreplace")[:REMARKS_LIMIT]
+            try:
+                data = frame.encode_answer(frame.Answer(reply.status, reply.stdout, stderr))
+            except frame.FrameError:
+                return False  # an IPAM plugin's result that is larger than any
+            if not _send(sock, data):
                 return False
             return not (must_print and reply.status == 0) or _printed(sock)
 
@@ -214,15 +235,20 @@ class Server:
         self._journal.event("refused", reason=reason)
         self._decline(connection, reason)
 
-    def _decline(self, connection: _Connection, reason: str) -> None:
-        if connection.sock in self._selector.get_map():
+    def _forget(self, connection: _Connection) -> None:
+        """Read no more of a connection."""
+        if connection in self._reading:
+            del self._reading[connection]
             self._selector.unregister(connection.sock)
+
+    def _decline(self, connection: _Connection, reason: str) -> None:
+        self._forget(connection)
         _send(connection.sock, frame.encode_declined(reason))
         connection.close()
 
 
 def _send(sock: socket.socket, data: bytes) -> bool:
-    """Whether all of it was sent: an answer fits into the socket's buffer, or the client reads."""
+    """Whether all of it was sent: it fits into the socket's buffer, or the client reads."""
     try:
         sock.sendall(data)
     except OSError:
@@ -234,7 +260,6 @@ def _printed(sock: socket.socket) -> bool:
     """Whether the client says that it has printed the answer."""
     data = b""
     try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, PRINT_PATIENCE)
         while len(data) < frame.HEADER_SIZE:
             more = sock.recv(frame.HEADER_SIZE - len(data))
             if not more:

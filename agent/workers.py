@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
 
-    # Gets whether the work is still wanted: False when it waited until the workers closed. Returns False when
-    # its thread must not be used again.
+    # Gets whether the work is wanted: not when it waited until the workers closed, or when there is no thread for it. Returns
+    # False when its thread must not be used again.
     Job = Callable[[bool], bool]
 
 # Python reserves the stack of a thread's first run; plugin code is shallow.
@@ -45,10 +45,16 @@ class Workers:
                     return
                 self._behind[key] = deque()
             self._make_ready(key, job)
+            alone = not self._threads
+        if alone:  # no thread could be started
+            self._turn_away()
 
     def close(self) -> None:
-        """From now on jobs that wait are told that they are not wanted any more; those that run go on."""
+        """From now on jobs are told that they are not wanted any more, at once, but for those behind one that runs: they keep
+        their order. Jobs that run go on.
+        """
         self._closed = True
+        self._turn_away()
 
     def join(self, patience_s: float) -> bool:
         """Wait until nothing runs or waits; False when that takes longer than ``patience_s``."""
@@ -70,6 +76,8 @@ class Workers:
         size = threading.stack_size(STACK)
         try:
             threading.Thread(target=self._work, name=f"worker-{self._threads}", daemon=True).start()
+        except RuntimeError:  # the system has no more; those that are there go on
+            self._threads -= 1
         finally:
             threading.stack_size(size)
 
@@ -77,15 +85,33 @@ class Workers:
         usable = True
         while usable:
             key, job = self._ready.get()
-            with self._guard:
-                self._queued -= 1
-                self.waiting -= 1
-                self.running += 1
-            usable = False  # unless the job returns and says so
+            usable = self._do(key, job)
+
+    def _turn_away(self) -> None:
+        """Tell every job that is ready that it is not wanted, in the calling thread."""
+        while True:
             try:
-                usable = job(not self._closed)
-            finally:
-                self._finish(key, usable)
+                key, job = self._ready.get_nowait()
+            except Empty:
+                return
+            with self._guard:
+                self._threads += 1  # for a moment this is one more
+            if self._do(key, job, turned_away=True):
+                with self._guard:
+                    self._threads -= 1
+
+    def _do(self, key: Hashable, job: Job, turned_away: bool = False) -> bool:
+        """Have a job done; whether this thread may do another one."""
+        with self._guard:
+            self._queued -= 1
+            self.waiting -= 1
+            self.running += 1
+        usable = False  # unless the job returns and says so
+        try:
+            usable = job(not (self._closed or turned_away))
+        finally:
+            self._finish(key, usable)
+        return usable
 
     def _finish(self, key: Hashable, usable: bool) -> None:
         with self._guard:
