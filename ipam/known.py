@@ -2,7 +2,8 @@
 
 Pure: ``ipam.index`` reads the folder and says here what it saw. Names are as in the folder, owners are kept as the hash of a
 lease's content: who asks for an owner's leases gets the names that *may* be his, nearly always exactly these, and reads them.
-Beside the names each address is a bit, by which ``Taken`` finds the next free address without a look at each that is taken.
+Beside the names each address is a bit, by which ``Taken`` finds the next free address without a look at each that is taken:
+60,000 in a row are one step.
 """
 
 from __future__ import annotations
@@ -21,11 +22,65 @@ if TYPE_CHECKING:
 
 FEW = 8
 
-# Bits in a block. A large block leaps far and a small one wastes little where addresses lie far apart.
-BLOCK_BITS = 10
+# Bits in a block. The more, the wider a leap; the fewer, the less is wasted where addresses lie far apart.
+BLOCK_BITS = 8
 BLOCK = 1 << BLOCK_BITS
+FULL = (1 << BLOCK) - 1
 
-Blocks = dict[int, int]
+
+class Numbers:
+    """A set of numbers: blocks of bits, and above them blocks whose bits say which of these are full. ``below`` is a set that
+    this one differs from, here and there.
+    """
+
+    def __init__(self, below: Numbers | None = None) -> None:
+        self.blocks: dict[int, int] = {}
+        self.full: dict[int, int] = {}
+        self._below = below
+
+    def change(self, number: int, there: bool) -> None:
+        """Add a number, or remove it."""
+        index, bit = number >> BLOCK_BITS, 1 << (number & BLOCK - 1)
+        before = self._block(index)
+        after = before | bit if there else before & ~bit
+        self._set(self.blocks, index, after)
+        if (before == FULL) != (after == FULL):
+            above, bit = index >> BLOCK_BITS, 1 << (index & BLOCK - 1)
+            self._set(self.full, above, self._full(above) ^ bit)
+
+    def others(self, low: int, high: int) -> Iterator[int]:
+        """The numbers from ``low`` to ``high`` that are not in the set."""
+        while low <= high:
+            index = low >> BLOCK_BITS
+            bits = self._block(index)
+            if bits == FULL:
+                low = (index + _ones(self._full(index >> BLOCK_BITS) >> (index & BLOCK - 1))) << BLOCK_BITS
+                continue
+            offset = low & BLOCK - 1
+            leap = _ones(bits >> offset)
+            low += leap
+            if offset + leap < BLOCK and low <= high:
+                yield low
+                low += 1
+
+    def _block(self, index: int) -> int:
+        bits = self.blocks.get(index)
+        return bits if bits is not None else 0 if self._below is None else self._below._block(index)
+
+    def _full(self, index: int) -> int:
+        bits = self.full.get(index)
+        return bits if bits is not None else 0 if self._below is None else self._below._full(index)
+
+    def _set(self, blocks: dict[int, int], index: int, bits: int) -> None:
+        if bits or self._below is not None:
+            blocks[index] = bits
+        else:
+            blocks.pop(index, None)
+
+
+def _ones(bits: int) -> int:
+    """How many ones a number ends with."""
+    return (~bits & (bits + 1)).bit_length() - 1
 
 
 class Known:
@@ -33,7 +88,7 @@ class Known:
 
     def __init__(self) -> None:
         self.names: dict[str, int | None] = {}
-        self.blocks: dict[int, Blocks] = {4: {}, 6: {}}
+        self.numbers = {4: Numbers(), 6: Numbers()}
         self._owners: dict[int, Names] = {}
 
     def put(self, name: str, content: bytes | None) -> None:
@@ -88,10 +143,7 @@ class Known:
     def _mark(self, name: str, taken: bool) -> None:
         version, number = as_number(name)
         if version:
-            blocks = self.blocks[version]
-            change(blocks, number, taken)
-            if not blocks[number >> BLOCK_BITS]:
-                del blocks[number >> BLOCK_BITS]
+            self.numbers[version].change(number, taken)
 
 
 class Taken(Set[str]):
@@ -99,14 +151,14 @@ class Taken(Set[str]):
 
     def __init__(self, known: Known, more: frozenset[str] = frozenset(), less: frozenset[str] = frozenset()) -> None:
         self._known, self._more, self._less = known, more, less
-        self._changed: dict[int, Blocks] = {4: {}, 6: {}}
+        self._numbers = known.numbers
+        if less or more:
+            self._numbers = {version: Numbers(below) for version, below in known.numbers.items()}
         for names, taken in ((less, False), (more, True)):
             for name in names:
                 version, number = as_number(name)
                 if version:
-                    block = number >> BLOCK_BITS
-                    self._changed[version].setdefault(block, known.blocks[version].get(block, 0))
-                    change(self._changed[version], number, taken)
+                    self._numbers[version].change(number, taken)
 
     def __contains__(self, name: object) -> bool:
         return name in self._more or (name in self._known.names and name not in self._less)
@@ -124,29 +176,8 @@ class Taken(Set[str]):
         return Taken(self._known, self._more - less, self._less | less)
 
     def free(self, version: int, low: int, high: int) -> Iterator[int]:
-        """The free addresses from ``low`` to ``high``, as numbers, each stretch of taken ones in a few steps."""
-        blocks, changed = self._known.blocks[version], self._changed[version]
-        while low <= high:
-            block = low >> BLOCK_BITS
-            bits = changed.get(block) if block in changed else blocks.get(block)
-            if bits:
-                offset = low & BLOCK - 1
-                bits >>= offset
-                leap = (~bits & (bits + 1)).bit_length() - 1  # as many ones as it ends with
-                low += leap
-                if offset + leap >= BLOCK:
-                    continue
-                if low > high:
-                    return
-            yield low
-            low += 1
-
-
-def change(blocks: Blocks, number: int, taken: bool) -> None:
-    """Set or clear the bit of an address."""
-    block, bit = number >> BLOCK_BITS, 1 << (number & BLOCK - 1)
-    bits = blocks.get(block, 0)
-    blocks[block] = bits | bit if taken else bits & ~bit
+        """The free addresses from ``low`` to ``high``, as numbers."""
+        return self._numbers[version].others(low, high)
 
 
 def as_number(name: str) -> tuple[int, int]:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import tracemalloc
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cni.spec.addresses import parse_cidr, parse_ip
-from ipam.known import FEW, Known, Taken, as_number
+from ipam.known import BLOCK, FEW, Known, Numbers, Taken, as_number
 from ipam.leases import read_address
 from ipam.ranges import RangeConf, candidates, read_sets
 
@@ -51,7 +51,7 @@ def test_names_and_owners_are_those_of_a_dictionary(steps: list[tuple[str, bool,
         assert sorted(known.with_content(content)) == sorted(name for name, kept in model.items() if kept == content)
     for name in model:
         known.drop(name)
-    assert known.blocks == {4: {}, 6: {}}
+    assert [(numbers.blocks, numbers.full) for numbers in known.numbers.values()] == [({}, {})] * 2
     assert known.with_content(b"one") == ()
 
 
@@ -82,6 +82,24 @@ def test_what_is_known_better_counts(names: set[str], more: set[str], less: set[
             assert free == [text for number in range(low, low + 61) if (text := str(make(number))) not in model]
 
 
+SPANS = st.tuples(st.integers(0, 70_000), st.sampled_from([1, 2, 3, BLOCK - 1, BLOCK, 2 * BLOCK, 66_000]), st.booleans())
+
+
+@given(st.lists(SPANS, max_size=4), st.lists(SPANS, max_size=4), st.integers(0, 140_000), st.integers(0, 70_000))
+def test_numbers_that_are_not_there_are_found(spans: list[Any], above: list[Any], low: int, width: int) -> None:
+    numbers = Numbers()
+    upper, model = Numbers(numbers), set[int]()
+    for target, changes in ((numbers, spans), (upper, above)):
+        for first, length, there in changes:
+            for number in range(first, first + length):
+                target.change(number, there)
+            model = model | {*range(first, first + length)} if there else model - {*range(first, first + length)}
+        assert list(target.others(low, low + width)) == [
+            number for number in range(low, low + width + 1) if number not in model
+        ]
+    assert all(numbers.blocks.values())
+
+
 def pool(subnet: str) -> RangeSet:
     return read_sets([[RangeConf(parse_cidr(subnet))]])[0]
 
@@ -107,7 +125,7 @@ def test_a_full_network_is_passed_over_in_leaps() -> None:
 
     assert next(candidates(whole, parse_ip("10.0.0.1"), Counting(known))) == parse_ip("10.0.0.0") + 60_001
     assert len(looked) == 1
-    assert len(known.blocks[4]) == 59
+    assert len(known.numbers[4].blocks) == 235
 
 
 @given(
