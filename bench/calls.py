@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
@@ -30,6 +30,14 @@ class End(msgspec.Struct, frozen=True):
 
     at: float
     failure: str
+
+
+class Pipes(NamedTuple):
+    """Between callers and who waits for them: the word to begin, a byte each; reports; that all may leave, by closing."""
+
+    go: tuple[int, int]
+    ended: tuple[int, int]
+    leave: tuple[int, int]
 
 
 class Call(msgspec.Struct, frozen=True):
@@ -53,17 +61,20 @@ def timed(call: Call) -> float:
 
 def together(queues: Iterable[Iterable[Call]]) -> float:
     """Seconds from the first start to the last end, when all queues begin at once and each starts a call when that before it
-    has ended. A queue is worked through by a process of its own, made before the clock starts.
+    has ended.
+
+    A queue is worked through by a process of its own, forked before the clock starts, which stays until the clock has stopped:
+    the end of a Python process takes as long as a call.
     """
-    go, ended = os.pipe(), os.pipe()
-    callers = [_caller(queue, go, ended[1]) for queue in queues]
-    os.close(ended[1])
+    pipes = Pipes(os.pipe(), os.pipe(), os.pipe())
+    callers = [_caller(queue, pipes) for queue in queues]
+    os.close(pipes.ended[1])
     began = time.perf_counter()
-    os.write(go[1], b"!" * len(callers))
-    with os.fdopen(ended[0], "rb") as reports:
+    os.write(pipes.go[1], b"!" * len(callers))
+    with os.fdopen(pipes.ended[0], "rb") as reports:
         ends = [msgspec.json.decode(line, type=End) for line in reports]
-    os.close(go[0])
-    os.close(go[1])
+    for descriptor in (*pipes.go, *pipes.leave):
+        os.close(descriptor)
     for pid in callers:
         os.waitpid(pid, 0)
     failures = [end.failure for end in ends if end.failure]
@@ -72,22 +83,25 @@ def together(queues: Iterable[Iterable[Call]]) -> float:
     return max((end.at - began for end in ends), default=0.0)
 
 
-def _caller(queue: Iterable[Call], go: tuple[int, int], ended: int) -> int:
+def _caller(queue: Iterable[Call], pipes: Pipes) -> int:
     """Fork a process that waits for the word, makes the calls of a queue and reports its end; its process id."""
     pid = os.fork()
     if pid:
         return pid
     failure = ""
     try:
-        os.close(go[1])
-        if os.read(go[0], 1):  # nothing: who was to give the word has gone
+        os.close(pipes.go[1])
+        os.close(pipes.leave[1])
+        if os.read(pipes.go[0], 1):  # nothing: who was to give the word has gone
             for call in queue:
                 timed(call)
     except BaseException as error:
         failure = str(error) if isinstance(error, Failed) else repr(error)
     finally:
         end = End(time.perf_counter(), failure[:LINE])
-        os.write(ended, msgspec.json.encode(end) + b"\n")
+        os.write(pipes.ended[1], msgspec.json.encode(end) + b"\n")
+        os.close(pipes.ended[1])
+        os.read(pipes.leave[0], 1)
         os._exit(0)
 
 
