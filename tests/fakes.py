@@ -447,6 +447,9 @@ class FakeNft:
     def __init__(self, rules: Ruleset) -> None:
         self.rules = rules
 
+    def close(self) -> None:
+        """A fake has nothing open."""
+
     def available(self) -> str:
         return ""
 

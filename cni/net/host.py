@@ -55,6 +55,8 @@ class Doors:
         """Close what nobody uses at the moment."""
         while self._idle:
             self._idle.pop().close()
+        if "nft" in self.__dict__:
+            self.nft.close()
 
 
 class Host:

@@ -153,33 +153,35 @@ class Attributes:
 
     def __init__(self, data: bytes, start: int, end: int) -> None:
         self._data, self._start, self._end = data, start, end
-        self._found: list[tuple[int, int, int]] | None = None
+        self._found: dict[int, tuple[int, int]] | None = None
 
-    def _places(self) -> list[tuple[int, int, int]]:
-        """Number, beginning and end of each."""
+    def _place(self, name: str) -> tuple[int, int] | None:
+        """Beginning and end of an attribute; where there are several, of the last."""
         if self._found is None:
-            self._found = []
-            unpack, add, start, end = _ATTRIBUTE.unpack_from, self._found.append, self._start, self._end
-            while start + 4 <= end:
-                size, kind = unpack(self._data, start)
-                if size < 4:
-                    break
-                add((kind & _TYPE_MASK, start + 4, start + size))
-                start += size + 3 & ~3
-        return self._found
+            self._found = {kind: (start, end) for kind, start, end in self._walk()}
+        return self._found.get(_NUMBERS[name])
+
+    def _walk(self) -> list[tuple[int, int, int]]:
+        """Number, beginning and end of each."""
+        places: list[tuple[int, int, int]] = []
+        unpack, add, start, end = _ATTRIBUTE.unpack_from, places.append, self._start, self._end
+        while start + 4 <= end:
+            size, kind = unpack(self._data, start)
+            if size < 4:
+                break
+            add((kind & _TYPE_MASK, start + 4, start + size))
+            start += size + 3 & ~3
+        return places
 
     def raws(self, name: str) -> list[bytes]:
         """All values of an attribute that may come several times, as bytes."""
         number = _NUMBERS[name]
-        return [self._data[start:end] for kind, start, end in self._places() if kind == number]
+        return [self._data[start:end] for kind, start, end in self._walk() if kind == number]
 
     def raw(self, name: str) -> bytes | None:
         """The value as bytes; None when it is absent."""
-        number = _NUMBERS[name]
-        for kind, start, end in self._places():
-            if kind == number:
-                return self._data[start:end]
-        return None
+        place = self._place(name)
+        return None if place is None else self._data[place[0] : place[1]]
 
     def number(self, name: str) -> int:
         """An unsigned number of whatever width; 0 when it is absent."""
@@ -195,11 +197,8 @@ class Attributes:
 
     def nested(self, name: str) -> Attributes:
         """The attributes within an attribute; none when it is absent."""
-        number = _NUMBERS[name]
-        for kind, start, end in self._places():
-            if kind == number:
-                return Attributes(self._data, start, end)
-        return Attributes(b"", 0, 0)
+        start, end = self._place(name) or (0, 0)
+        return Attributes(self._data, start, end)
 
 
 class Message(Attributes):

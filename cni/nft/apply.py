@@ -17,7 +17,10 @@ What callers should know about cost, with libnftables 1.0.6:
 from __future__ import annotations
 
 from _thread import allocate_lock  # threading costs a plugin call a millisecond
-from socket import AF_NETLINK, SOCK_RAW, socket
+from socket import AF_NETLINK, SOCK_CLOEXEC, SOCK_RAW, socket
+from struct import Struct, pack
+from struct import error as struct_error
+from sys import byteorder
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -31,6 +34,11 @@ if TYPE_CHECKING:
 Object = dict[str, Any]
 
 _NETLINK_NETFILTER = 12
+
+# struct nlmsghdr and nfgenmsg of a question for the generation; of the answer the type, and the first attribute's value.
+_NEW_GENERATION, _ASK_GENERATION = 10 << 8 | 15, 10 << 8 | 16
+_GET_GENERATION = pack("=IHHIIBBH", 20, _ASK_GENERATION, 1, 0, 0, 0, 0, 0)
+_GENERATION = Struct(">4x2s18xI")
 
 
 class NftError(CNIError):
@@ -69,34 +77,60 @@ _BROKEN = ("cache initialization failed", "No buffer space available", "Interrup
 # from it, and this family has rules on hardly any host.
 _WITHOUT_ELEMENTS = "\nlist ruleset arp"
 
+# How many answers are kept: there is one for each subnet of pods.
+_TOLD_MAX = 64
+
 # Details go to a person: the first complaint says it, a long transaction repeats it for every line.
 _DETAILS_MAX = 600
 
 
 class Nft:
-    """The nftables ruleset of one network namespace. Threads may share it."""
+    """The nftables ruleset of one network namespace. Threads may share it.
+
+    What ``sets`` and ``chain`` told is told again without asking the kernel as long as nothing but elements has changed since.
+    That is known from the ruleset's generation, which the kernel counts up with every transaction of anybody: a
+    transaction of our own, of elements alone, takes it one further and changes nothing of what was told.
+    """
 
     def __init__(self) -> None:
         self._lock = allocate_lock()
         self._context: Nftables | None = None
+        self._told: dict[str, list[Object]] = {}
+        self._generation = -1
+        self._asker: socket | None = None
+
+    def close(self) -> None:
+        """Close what was opened beside the library's context, which closes itself."""
+        with self._lock:
+            if self._asker is not None:
+                self._asker.close()
+                self._asker = None
 
     def run(self, text: str, what: str = "change nftables rules") -> None:
         """Run commands as one transaction: all of them or none. NftError, or a subclass for what can be decided upon."""
-        status, _, error = self._command(text, json=False, elements=True)
+        with self._lock:
+            status, _, error = self._command(text, json=False, elements=True)
+            if self._told and (status or not _of_elements(text) or not self._still(1)):
+                self._told.clear()
         if status:
             raise _error(f"cannot {what}", error)
 
     def query(self, text: str) -> list[Object]:
         """The objects that a ``list`` or ``get`` command tells, as nft's JSON has them; empty when the thing does not exist."""
-        return self._read(text, elements=True)
+        with self._lock:
+            return self._read(text, elements=True)
 
     def sets(self, family: str) -> list[Object]:
         """The sets of a family, without elements and without maps."""
-        return self._read(f"list sets {family}", elements=False)
+        return self._frame(f"list sets {family}")
 
     def chain(self, where: str) -> list[Object]:
         """The chain ``family table name`` with its rules; empty when it does not exist."""
-        return self._read(f"list chain {where}{_WITHOUT_ELEMENTS}", elements=False)
+        text = f"list chain {where}{_WITHOUT_ELEMENTS}"
+        if where.startswith("inet "):
+            return self._frame(text)
+        with self._lock:  # of the reference, one for each attachment: nobody asks for it again
+            return self._read(text, elements=False)
 
     def available(self) -> str:
         """Why nftables cannot be used here; empty when it can."""
@@ -105,6 +139,36 @@ class Nft:
         except CNIError as error:
             return str(error)
         return ""
+
+    def _frame(self, text: str) -> list[Object]:
+        """What a command tells that reads no elements."""
+        with self._lock:
+            if not self._still(0):
+                self._told.clear()
+            if text not in self._told:
+                if len(self._told) >= _TOLD_MAX:
+                    self._told.clear()
+                self._told[text] = self._read(text, elements=False)
+            return self._told[text]
+
+    def _still(self, own: int) -> bool:
+        """Whether nobody but ourselves, with ``own`` transactions, has changed the ruleset since the last question."""
+        before, self._generation = self._generation, self._ask_generation()
+        return self._generation >= 0 and self._generation in (before, before + own)
+
+    def _ask_generation(self) -> int:
+        """The ruleset's generation (NFT_MSG_GETGEN), a number; -2 when the kernel does not tell.
+
+        The library does not hand it out, so this is the one message of ours to nfnetlink.
+        """
+        try:
+            if self._asker is None:
+                self._asker = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, _NETLINK_NETFILTER)
+            self._asker.send(_GET_GENERATION)
+            kind, number = _GENERATION.unpack_from(self._asker.recv(4096))
+        except (OSError, struct_error):
+            return -2
+        return int(number) if int.from_bytes(kind, byteorder) == _NEW_GENERATION else -2
 
     def _read(self, text: str, elements: bool) -> list[Object]:
         status, output, error = self._command(text, json=True, elements=elements)
@@ -122,11 +186,10 @@ class Nft:
         return [entry for entry in objects if "metainfo" not in entry]
 
     def _command(self, text: str, json: bool, elements: bool) -> tuple[int, str, str]:
-        with self._lock:
+        answer = self._once(text, json, elements)
+        if answer[0] and any(sign in answer[2] for sign in _BROKEN):
+            self._context = None
             answer = self._once(text, json, elements)
-            if answer[0] and any(sign in answer[2] for sign in _BROKEN):
-                self._context = None
-                answer = self._once(text, json, elements)
         return answer
 
     def _once(self, text: str, json: bool, elements: bool) -> tuple[int, str, str]:
@@ -136,6 +199,10 @@ class Nft:
         self._context.set_terse_output(not elements)
         status, output, error = self._context.cmd(text)
         return status, output, error
+
+
+def _of_elements(text: str) -> bool:
+    return all(line.startswith(("add element ", "delete element ", "flush set ")) for line in text.splitlines())
 
 
 def _open() -> Nftables:

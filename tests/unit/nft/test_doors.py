@@ -42,7 +42,9 @@ def test_a_missing_library_names_the_package(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setitem(sys.modules, "nftables", broken)
     with pytest.raises(Unusable, match=r"cannot load libnftables.*libnftables1"):
         Nft().run("list chains")
-    assert "libnftables1" in Nft().available()
+    nft = Nft()
+    assert "libnftables1" in nft.available()
+    nft.close()
 
 
 @pytest.fixture
