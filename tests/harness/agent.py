@@ -35,7 +35,7 @@ PROGRAM = "from agent.command import main; main()"
 NAMESPACES = ("net", "mnt", "uts", "ipc", "user", "pid", "cgroup")
 
 # Longer than anything takes; only a defect gets there.
-TOO_LONG_S = 60
+TOO_LONG_S = 30
 
 
 class Figures(NamedTuple):
@@ -122,9 +122,14 @@ class Agent:
         self.process.send_signal(signal.SIGTERM)
 
     def stop(self) -> int:
-        """SIGTERM, and its end; the exit status."""
+        """SIGTERM, and its end; the exit status. One that does not end tells where its threads are."""
         self.terminate()
-        return self.process.wait(TOO_LONG_S)
+        try:
+            return self.process.wait(TOO_LONG_S)
+        except subprocess.TimeoutExpired:
+            self.process.send_signal(signal.SIGABRT)
+            self.process.wait(TOO_LONG_S)
+            raise AssertionError(f"the agent did not end\n{self.text()}") from None
 
     def until(self, true: Callable[[], bool], otherwise: str, seconds: float = TOO_LONG_S) -> None:
         """Wait until something is so, which an agent that ended cannot bring about."""
@@ -177,6 +182,15 @@ class Agent:
             except FileNotFoundError:
                 continue
         return sorted(found)
+
+    def held(self) -> list[str]:
+        """Its descriptors without those that stay for the next call: watched folders, netlink sockets of its own namespace."""
+        netlink = {line.split()[-1] for line in self.proc("net/netlink").splitlines()[1:]}
+        return [
+            name
+            for name in self.descriptors()
+            if "inotify" not in name and not (name.startswith("socket:") and name[len("socket:[") : -1] in netlink)
+        ]
 
     def figures(self) -> Figures:
         """Descriptors, threads, memory."""
