@@ -124,6 +124,7 @@ def run(path: str, bound: int, metrics: str | None, journal: Journal) -> int:
     server = Server(listener, workers, journal, observers)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: server.stop())
+    signal.set_wakeup_fd(server.waker, warn_on_full_buffer=False)
     journal.event("listening", socket=listener.path, version=__version__, pid=os.getpid())
     listen.notify("READY=1", notify_address)
     server.run()

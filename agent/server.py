@@ -125,10 +125,20 @@ class Server:
         for connection in list(self._reading):
             self._decline(connection, "the agent is stopping")
 
+    @property
+    def waker(self) -> int:
+        """A descriptor to which any byte wakes ``run``, for signal.set_wakeup_fd(): a signal that comes just before the thread
+        falls asleep would find its Python handler run at the next event only, which may be never.
+        """
+        return self._wake_write
+
     def stop(self) -> None:
         """Have ``run`` end; for signal handlers and other threads."""
         self._stopping = True
-        os.write(self._wake_write, b"\0")
+        try:
+            os.write(self._wake_write, b"\0")
+        except BlockingIOError:
+            pass  # it is awake already
 
     def _patience(self) -> float | None:
         oldest = next(iter(self._reading), None)
