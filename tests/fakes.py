@@ -276,6 +276,10 @@ class FakeKernel:
         if up is not None:
             self.namespace.switch(link, up)
 
+    def operstate(self, name: str) -> str:
+        link = self.link(name)
+        return "gone" if link is None else link.operstate
+
     def forget(self) -> None:
         """A fake remembers no indexes."""
 

@@ -159,8 +159,7 @@ def _await_port(op: ops.AwaitPort, host: Host) -> bool:
     deadline = time.monotonic() + PORT_WAIT_S
     pause = 0.0001
     while True:
-        link = host.root.link(op.name)
-        state = "gone" if link is None else link.operstate
+        state = host.root.operstate(op.name)
         if state == "up":
             return True
         if time.monotonic() > deadline:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_interface
 from typing import TYPE_CHECKING
 
 from cni.net.ops import HOST, AddGateway, DeleteAddress, Plan
-from cni.spec.addresses import Cidr, Ip, is_v6
+from cni.spec.addresses import Cidr, Ip, is_v6, parse_cidr
 from cni.spec.errors import CNIError, ConfigError
 from cni.spec.result import AssignedIp, Result
 
@@ -30,7 +29,7 @@ def with_gateways(ips: Sequence[AssignedIp], interface: int, wanted: bool) -> tu
 
 def gateway_cidrs(result: Result) -> list[Cidr]:
     """The addresses the host has as gateway, each with its subnet's length, in order, each once."""
-    cidrs = [ip_interface(f"{ip.gateway}/{ip.address.network.prefixlen}") for ip in result.ips if ip.gateway is not None]
+    cidrs = [parse_cidr(f"{ip.gateway}/{ip.address.network.prefixlen}") for ip in result.ips if ip.gateway is not None]
     return list(dict.fromkeys(cidrs))
 
 

@@ -133,8 +133,7 @@ class Host:
             return
         inode = netns.own_identity()[1]
         try:
-            os.makedirs(LOCK_FOLDER, mode=0o700, exist_ok=True)
-            self._lock = os.open(f"{LOCK_FOLDER}/work-{inode}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self._lock = _open_lock(f"{LOCK_FOLDER}/work-{inode}.lock")
             fcntl.flock(self._lock, fcntl.LOCK_SH)
         except OSError:
             self.rest()
@@ -171,3 +170,11 @@ class Host:
 
     def _fd(self, side: Side) -> int | None:
         return None if side is Side.HOST else self.sandbox_fd
+
+
+def _open_lock(path: str) -> int:
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except FileNotFoundError:
+        os.makedirs(LOCK_FOLDER, mode=0o700, exist_ok=True)
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

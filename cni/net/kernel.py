@@ -104,6 +104,11 @@ class Kernel:
         attrs = [["IFLA_EXT_MASK", _EXT_NO_STATS]]
         return [_as_link(message) for message in self._dump(m.RTM_GETLINK, {}, attrs, "cannot list links")]
 
+    def operstate(self, name: str) -> str:
+        """A link's operational state (RFC 2863) in lower case; ``gone`` when there is no such link."""
+        message = self._told([["IFLA_IFNAME", name]], 0, f"cannot look up link {name}")
+        return "gone" if message is None else _operstate(message)
+
     def addresses(self, ifname: str) -> tuple[Cidr, ...]:
         """A link's addresses in the kernel's order, link-local ones included; empty when there is no such link."""
         index = self._index(ifname, must=False)
@@ -355,13 +360,10 @@ class Kernel:
 
     def _told(self, attrs: list[Any], index: int, words: str) -> m.Message | None:
         """The kernel's message about one link; None when there is no such link."""
-        asked = Request(m.RTM_GETLINK, 0, {"index": index}, [*attrs, ["IFLA_EXT_MASK", _EXT_NO_STATS]])
-        try:
-            return self._exchange(words, asked)[0].message
-        except KernelError as error:
-            if error.errno in (errors.ENODEV, errors.EINVAL, errors.ERANGE):
-                return None
-            raise
+        answer = self._exchange(words, Request(m.RTM_GETLINK, 0, {"index": index}, [*attrs, ["IFLA_EXT_MASK", _EXT_NO_STATS]]))
+        if answer.errno and answer.errno not in (errors.ENODEV, errors.EINVAL, errors.ERANGE):
+            raise _failure(words, answer)
+        return answer.message
 
     def _index(self, name: str, must: bool = True) -> int:
         if name not in self._indexes:
@@ -423,16 +425,13 @@ class Kernel:
         if failure is not None:
             raise failure
 
-    def _exchange(self, words: str, request: Request) -> list[m.Answer]:
-        """Send one request for a single object and return the answer to it."""
+    def _exchange(self, words: str, request: Request) -> m.Answer:
+        """Send one request for a single object and return the answer to it, be it an error."""
         self._send(words, self._encoded(request, 0))
         while True:
-            answers = [answer for answer in self._receive(words) if answer.sequence == self._sequence]
-            for answer in answers:
-                if answer.errno:
-                    raise _failure(words, answer)
-            if answers:
-                return answers
+            for answer in self._receive(words):
+                if answer.sequence == self._sequence:
+                    return answer
 
     def _dump(self, kind: int, fields: dict[str, Any], attrs: list[Any], words: str) -> list[m.Message]:
         """All objects of a kind. An interrupted dump is repeated; one that never holds still is reported, not trusted."""
@@ -520,7 +519,7 @@ def _as_link(message: m.Message) -> Link:
         mac=message.mac("IFLA_ADDRESS"),
         mtu=message.number("IFLA_MTU"),
         up=bool(flags & IFF_UP),
-        operstate=_OPERSTATES[min(message.number("IFLA_OPERSTATE"), len(_OPERSTATES) - 1)],
+        operstate=_operstate(message),
         master=message.number("IFLA_MASTER"),
         promisc=bool(flags & IFF_PROMISC),
         alias=message.text("IFLA_IFALIAS"),
@@ -530,6 +529,10 @@ def _as_link(message: m.Message) -> Link:
         hairpin=bool(port and port.number("IFLA_BRPORT_MODE")),
         isolated=bool(port and port.number("IFLA_BRPORT_ISOLATED")),
     )
+
+
+def _operstate(message: m.Message) -> str:
+    return _OPERSTATES[min(message.number("IFLA_OPERSTATE"), len(_OPERSTATES) - 1)]
 
 
 def _as_address(message: m.Message) -> Cidr:

@@ -26,8 +26,9 @@ Not built: dropping packets that conntrack calls invalid. They leave without mas
 
 from __future__ import annotations
 
+from functools import lru_cache
 from hashlib import sha256
-from ipaddress import ip_address, ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
 
     from cni.spec.addresses import Cidr, Ip
     from cni.spec.owner import Owner
+
+    Network = IPv4Network | IPv6Network
 
 TABLE = "podwire_masquerade"
 SWEEPS = "sweeps"
@@ -64,17 +67,26 @@ class Table(msgspec.Struct, frozen=True):
 
 def subnet_name(cidr: Cidr) -> str:
     """The name of the subnet's set and chain. nft has no colons in names."""
-    network = cidr.network
+    return _name_of(cidr.network)
+
+
+@lru_cache(1024)
+def _name_of(network: Network) -> str:
     if network.prefixlen == network.max_prefixlen:
-        return SINGLE[is_v6(cidr)]
+        return SINGLE[network.version == 6]
     return PODS + str(network).replace(":", "-")
+
+
+@lru_cache(1024)
+def _network_of(name: str) -> Network:
+    return ip_network(name[len(PODS) :].replace("-", ":"))
 
 
 def holds(name: str, address: Ip) -> bool:
     """Whether a set of this name may contain the address."""
     if name in SINGLE.values():
         return name == SINGLE[is_v6(address)]
-    return name.startswith(PODS) and address in ip_network(name[len(PODS) :].replace("-", ":"))
+    return name.startswith(PODS) and address in _network_of(name)
 
 
 def tag(owner: Owner) -> str:
@@ -89,7 +101,7 @@ def mark(label: str) -> int:
 
 def add(label: str, cidr: Cidr) -> str:
     """Masquerade one pod address. Fails as Exists when the address is another owner's; see ``replace``."""
-    return _skeleton(cidr) + claim(label, cidr)
+    return _skeleton(cidr.network) + claim(label, cidr)
 
 
 def claim(label: str, cidr: Cidr) -> str:
@@ -107,7 +119,7 @@ def replace(label: str, cidr: Cidr) -> str:
 
     That one is dead: two living pods of a host cannot have one address, for the host could route to neither.
     """
-    return _skeleton(cidr) + f"delete element {_T} {OWNERS[is_v6(cidr)]} {{ {cidr.ip} }}\n" + claim(label, cidr)
+    return _skeleton(cidr.network) + f"delete element {_T} {OWNERS[is_v6(cidr)]} {{ {cidr.ip} }}\n" + claim(label, cidr)
 
 
 def remove(label: str, address: Ip, names: Iterable[str]) -> str:
@@ -179,11 +191,12 @@ def masquerades(name: str, chain: list[dict[str, Any]]) -> bool:
     return hooked and [body["expr"] for body in bodies(chain, "rule")] == [_expected(name)]
 
 
-def _skeleton(cidr: Cidr) -> str:
+@lru_cache(1024)
+def _skeleton(network: Network) -> str:
     """Everything but the elements. ``add`` of what is there does nothing, and rules are renewed: the same text always fits."""
-    v6 = is_v6(cidr)
-    name, ip = subnet_name(cidr), _IP[v6]
-    outside = "" if name in SINGLE.values() else f" {ip} daddr != {cidr.network}"
+    v6 = network.version == 6
+    name, ip = _name_of(network), _IP[v6]
+    outside = "" if name in SINGLE.values() else f" {ip} daddr != {network}"
     return (
         f"add table {_T}\n"
         f"add set {_T} {SWEEPS} {{ type mark; }}\n"
@@ -195,9 +208,10 @@ def _skeleton(cidr: Cidr) -> str:
     )
 
 
+@lru_cache(1024)
 def _expected(name: str) -> list[dict[str, Any]]:
     single = {shared: v6 for v6, shared in SINGLE.items()}
-    network = None if name in single else ip_network(name[len(PODS) :].replace("-", ":"))
+    network = None if name in single else _network_of(name)
     v6 = single[name] if network is None else network.version == 6
     prefixes = [] if network is None else [str(network)]
     expressions = [_compare("==", v6, "saddr", "@" + name)]

@@ -8,6 +8,7 @@ abstract names for the classes of the standard library, so that msgspec can deco
 from __future__ import annotations
 
 from abc import ABC
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,7 @@ class Mac(str):
     """A 48-bit hardware address as ``aa:bb:cc:dd:ee:ff``."""
 
 
+@lru_cache(1024)
 def parse_ip(text: str) -> Ip:
     """Text as one address; ValueError says what is wrong. Zones are refused; ``::ffff:1.2.3.4`` is IPv4, as in Go."""
     if ":" not in text:
@@ -42,6 +44,7 @@ def parse_ip(text: str) -> Ip:
     return address.ipv4_mapped or address
 
 
+@lru_cache(1024)
 def parse_cidr(text: str) -> Cidr:
     """``address/length`` as an interface object; ValueError unless the length is there and a number.
 

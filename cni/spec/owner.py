@@ -7,6 +7,7 @@ network and attachment are replaced by ``~`` and a hash of each: still comparabl
 
 from __future__ import annotations
 
+from functools import lru_cache
 from hashlib import sha256
 
 import msgspec
@@ -35,7 +36,7 @@ class Owner(msgspec.Struct, frozen=True):
     def digest(self, purpose: str) -> bytes:
         """32 bytes that differ for every attachment and purpose: the source of names and addresses that must not be guessed
         anew at each call."""
-        return sha256("\0".join((purpose, self.network, self.container_id, self.ifname)).encode()).digest()
+        return _digest("\0".join((purpose, self.network, self.container_id, self.ifname)))
 
     @property
     def host_veth(self) -> str:
@@ -60,6 +61,11 @@ def of_network(label: str, network: str) -> bool:
 def hashed_network(network: str) -> str:
     """The beginning of every hashed label of a network."""
     return f"{PREFIX}/{_hash(network)}"
+
+
+@lru_cache(512)
+def _digest(text: str) -> bytes:
+    return sha256(text.encode()).digest()
 
 
 def _hash(*parts: str) -> str:
