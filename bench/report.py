@@ -66,13 +66,14 @@ class Machine(msgspec.Struct, frozen=True):
 
 
 class Report(msgspec.Struct, frozen=True):
-    """All figures of one run."""
+    """All figures of one run, and the samples that they are of."""
 
     machine: Machine
     rounds: int
     cycles: int
     rows: list[Row]
     others: list[Judged]
+    samples: list[Samples]
 
 
 def spread(values: list[float]) -> Spread:
@@ -89,7 +90,7 @@ def report(samples: Iterable[Samples], machine: Machine, rounds: int, cycles: in
     for one in samples:
         if one.unit == SIZE:
             others += _memory(one.lanes, cycles)
-    return Report(machine, rounds, cycles, rows, others)
+    return Report(machine, rounds, cycles, rows, others, samples)
 
 
 def _row(samples: Samples) -> Row:
