@@ -8,6 +8,7 @@ import socket
 from typing import TYPE_CHECKING, Any
 
 from agent import frame
+from tests.harness.agent import SOCKET
 from tests.harness.node import PATH
 
 if TYPE_CHECKING:
@@ -20,12 +21,12 @@ TOO_LONG_S = 30
 class Peer:
     """A connection to the agent of a node, from outside of it: the socket's file is what counts."""
 
-    def __init__(self, node: Node, agent: Agent) -> None:
+    def __init__(self, node: Node, agent: Agent | None = None) -> None:
         self.node = node
         self.socket = socket.socket(socket.AF_UNIX)
         self.socket.settimeout(TOO_LONG_S)
         try:
-            self.socket.connect(str(node.path(agent.socket)))
+            self.socket.connect(str(node.path(agent.socket if agent else SOCKET)))
         except BaseException:
             self.socket.close()
             raise

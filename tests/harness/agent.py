@@ -97,7 +97,11 @@ class Agent:
         )
         self.pid = self.process.pid  # nsenter and prlimit become the program
         if wait:
-            self.until(lambda: any(line.get("event") == "listening" for line in self.log()), "it does not listen")
+            try:
+                self.until(lambda: self.events("listening") != [], "it does not listen")
+            except BaseException:
+                self.__exit__(None, None, None)
+                raise
 
     def __enter__(self) -> Agent:
         return self
