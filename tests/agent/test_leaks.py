@@ -25,7 +25,7 @@ ANSWER = json.dumps({"cniVersion": "1.0.0", "ips": [{"address": "10.88.0.7/24"}]
 THEIRS = f"""#!/bin/sh
 cat /proc/$$/environ >/run/seen.environ
 readlink /proc/$$/cwd >/run/seen.cwd
-cat /proc/$$/status >/run/seen.status
+cat /proc/self/status >/run/seen.status
 ls /proc/$$/fd >/run/seen.fd
 for fd in /proc/$$/fd/*; do readlink $fd; done >/run/seen.links
 readlink /proc/$$/ns/net >/run/seen.net
