@@ -24,7 +24,7 @@ from ipam.memory import Index, Look
 from ipam.store import DiskStore
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence, Set
+    from collections.abc import Container, Iterable, Sequence, Set
     from types import TracebackType
 
     from cni.spec.addresses import Ip
@@ -100,6 +100,16 @@ class IndexedStore(DiskStore):
     def release(self, address: Ip) -> bool:
         """See Store."""
         return self._wrote(address, super().release(address))
+
+    def settled(self, boot: str) -> Container[str]:
+        """See Store."""
+        view = self._look()
+        return () if view is None or self._index is None else self._index.settled(boot, view.touched)
+
+    def settle(self, address: Ip) -> None:
+        """See Store."""
+        if self._index is not None:
+            self._index.settle(str(address))
 
     def look_again(self, address: Ip) -> bool:
         """See Store."""

@@ -8,14 +8,14 @@ Beside the names each address is a bit, by which ``Taken`` finds the next free a
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Container, Set
 from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
 from typing import TYPE_CHECKING
 
 from ipam.leases import read_address
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     # Nearly always one name. A tuple is the smallest thing that holds two; a set does not grow slower with each.
     Names = str | tuple[str, ...] | set[str]
@@ -47,6 +47,9 @@ class Numbers:
         if (before == FULL) != (after == FULL):
             above, bit = index >> BLOCK_BITS, 1 << (index & BLOCK - 1)
             self._set(self.full, above, self._full(above) ^ bit)
+
+    def __contains__(self, number: int) -> bool:
+        return bool(self._block(number >> BLOCK_BITS) >> (number & BLOCK - 1) & 1)
 
     def others(self, low: int, high: int) -> Iterator[int]:
         """The numbers from ``low`` to ``high`` that are not in the set."""
@@ -89,10 +92,12 @@ class Known:
     def __init__(self) -> None:
         self.names: dict[str, int | None] = {}
         self.numbers = {4: Numbers(), 6: Numbers()}
+        self.settled = {4: Numbers(), 6: Numbers()}
         self._owners: dict[int, Names] = {}
 
     def put(self, name: str, content: bytes | None) -> None:
-        """A name has this content."""
+        """A name has this content. Nothing is settled of it: it may have been made anew."""
+        self.settle(name, False)
         owner = None if content is None else hash(content)
         former = self.names.get(name)
         if former is not None and former == owner:
@@ -109,10 +114,17 @@ class Known:
         """A name is free, or nothing has it any more."""
         if name not in self.names:
             return
+        self.settle(name, False)
         former = self.names.pop(name)
         self._mark(name, False)
         if former is not None:
             self._disown(former, name)
+
+    def settle(self, name: str, settled: bool = True) -> None:
+        """Note, or forget, of an address that its lease is none that may be taken back."""
+        version, number = as_number(name) if settled or any(numbers.blocks for numbers in self.settled.values()) else (0, 0)
+        if version:
+            self.settled[version].change(number, settled)
 
     def with_content(self, content: bytes) -> tuple[str, ...]:
         """The names that may have this content, all that have it among them."""
@@ -177,6 +189,25 @@ class Taken(Set[str]):
 
     def free(self, version: int, low: int, high: int) -> Iterator[int]:
         """The free addresses from ``low`` to ``high``, as numbers."""
+        return self._numbers[version].others(low, high)
+
+
+class Settled(Container[str]):
+    """The addresses that are settled, as text, without those of ``touched``."""
+
+    def __init__(self, known: Known, touched: Iterable[str]) -> None:
+        self._numbers = {version: Numbers(below) for version, below in known.settled.items()}
+        for name in touched:
+            version, number = as_number(name)
+            if version:
+                self._numbers[version].change(number, False)
+
+    def __contains__(self, name: object) -> bool:
+        version, number = as_number(str(name))
+        return version != 0 and number in self._numbers[version]
+
+    def free(self, version: int, low: int, high: int) -> Iterator[int]:
+        """The addresses from ``low`` to ``high``, as numbers, of which nothing is known."""
         return self._numbers[version].others(low, high)
 
 

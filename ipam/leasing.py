@@ -66,10 +66,13 @@ def choose_in(
 
     def reclaimable(address: Ip) -> bool:
         # A file may have a lease's mark and say something else, when an administrator wrote over it.
-        return is_earlier(leases.boot_of(address), boot) and leases.lease(address) is not None
+        if is_earlier(leases.boot_of(address), boot) and leases.lease(address) is not None:
+            return True
+        leases.settle(address)
+        return False
 
     last = [leases.last_reserved(index) for index in range(len(sets))]
-    return choose(sets, taken, last, wanted, reclaimable)
+    return choose(sets, taken, last, wanted, reclaimable, leases.settled(boot))
 
 
 def release(leases: Store, address: Ip, problems: list[CNIError]) -> bool:

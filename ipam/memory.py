@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from ipam.folder import LOCK
-from ipam.known import Known
+from ipam.known import Known, Numbers, Settled
 from ipam.leases import BLANK, LONGEST
 from ipam.store import ADDRESS_CHARACTERS, LAST_RESERVED
 from ipam.watch import Lost, Watch
@@ -66,6 +66,7 @@ class Index:
         self._watch: Watch | None = None
         self._own: set[str] = set()
         self._why = "first"
+        self._boot = ""
 
     def look(self, folder: Folder) -> Look | None:
         """Bring it up to date; None when it cannot be. What the touched names stand for now is noted here if we hold the lock,
@@ -85,6 +86,19 @@ class Index:
         """Nothing is known any more."""
         self._watch, self._why = None, why
         self.known, self.others, self.suspects, self._own = Known(), set(), set(), set()
+
+    def settled(self, boot: str, touched: frozenset[str]) -> Settled:
+        """The addresses, but for touched ones, whose lease is known to be of no boot before ``boot``."""
+        with self.guard:
+            if boot != self._boot:  # the host has another name now
+                self._boot, self.known.settled = boot, {4: Numbers(), 6: Numbers()}
+            return Settled(self.known, touched)
+
+    def settle(self, name: str) -> None:
+        """Note an address as one of those."""
+        with self.guard:
+            if name in self.known.names:
+                self.known.settle(name)
 
     def wrote(self, name: str) -> None:
         """We have made or removed a lease ourselves: a watch that works tells so, too."""

@@ -20,7 +20,7 @@ from ipam.leases import BLANK, LONGEST, Lease, content_of, legacy_content_of, re
 from ipam.lock import PATIENCE_S, Busy
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence, Set
+    from collections.abc import Container, Sequence, Set
     from types import TracebackType
     from typing import Self
 
@@ -64,6 +64,12 @@ class Store(Protocol):
 
     def remember(self, index: int, address: Ip) -> None:
         """Set what ``last_reserved`` tells."""
+
+    def settled(self, boot: str) -> Container[str]:
+        """The addresses, as text, whose lease is known to be none of a boot before ``boot``, because ``settle`` said so."""
+
+    def settle(self, address: Ip) -> None:
+        """Say this of an address that is taken; who forgets it loses time."""
 
     def look_again(self, address: Ip) -> bool:
         """An address that was not ``taken`` could not be reserved: whether ``taken`` may say better now, once at most."""
@@ -174,6 +180,13 @@ class DiskStore:
             self._folder.replace(name, str(address).encode())
         except OSError as error:
             raise self._failed("write", name, error) from error
+
+    def settled(self, boot: str) -> Container[str]:
+        """See Store."""
+        return ()
+
+    def settle(self, address: Ip) -> None:
+        """See Store. There is no other call to remember it for."""
 
     def look_again(self, address: Ip) -> bool:
         """See Store. This very call has read the folder."""

@@ -9,6 +9,8 @@ from cni.spec.errors import CNIError
 from ipam.leases import Lease
 
 if TYPE_CHECKING:
+    from collections.abc import Container
+
     from cni.spec.owner import Owner
 
 
@@ -81,6 +83,12 @@ class FakeStore:
     def remember(self, index: int, address: Ip) -> None:
         self._fail("remember")
         self.last[index] = address
+
+    def settled(self, boot: str) -> Container[str]:
+        return ()
+
+    def settle(self, address: Ip) -> None:
+        pass
 
     def look_again(self, address: Ip) -> bool:
         return False

@@ -21,7 +21,7 @@ from cni.spec.addresses import parse_cidr, parse_ip
 from cni.spec.call import Call
 from cni.spec.errors import CNIError, NotAvailable, TryAgain
 from cni.spec.owner import Owner
-from ipam import host_local, index, memory, store
+from ipam import boot, host_local, index, memory, store
 from ipam.folder import UNFINISHED, Folder
 from ipam.ranges import RangeConf, candidates, read_sets
 from ipam.store import DiskStore
@@ -309,6 +309,47 @@ def test_a_call_reads_the_same_few_files_however_many_there_are(
     assert count.files < 40 * 3
     assert index.readings() == {"first": 1}
     assert len(taken(folder)) == 1200
+
+
+def test_a_full_network_is_told_from_what_was_found_out_once(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """And each lease that is replaced, or that changes in any way, is asked anew which boot it is of."""
+    made = config(folder.parent, ranges=[[{"subnet": "10.1.0.0/24"}]])
+    fill(folder, 253)
+    asked: list[str] = []
+    mark = Folder.mark
+
+    def counted(self: Folder, name: str) -> str:
+        asked.append(name)
+        return "" if name == "10.1.0.1" else mark(self, name)
+
+    monkeypatch.setattr(Folder, "mark", counted)
+
+    def refused() -> int:
+        asked.clear()
+        with pytest.raises(CNIError, match="no IP addresses available"):
+            add(made)
+        with pytest.raises(NotAvailable):
+            host_local.status(host_local.parse(call("STATUS", made)), call("STATUS", made))
+        return len(asked)
+
+    assert [refused() for _ in range(3)] == [253, 0, 0]
+    (folder / "10.1.0.9").chmod(0o600)
+    (folder / "10.1.0.8").unlink()
+    (folder / "10.1.0.8").write_bytes(b"two\r\neth0")
+    assert [refused() for _ in range(2)] == [2, 0]
+    (folder / "10.1.0.7").unlink()
+    add(made, "mine")
+    assert [refused() for _ in range(2)] == [1, 0]
+    monkeypatch.setattr(boot, "BOOT_ID", str(tmp_path / "boot_id"))
+    (tmp_path / "boot_id").write_text("another")
+    (folder / "10.1.0.8").unlink()
+    assert [str(ip.address.ip) for ip in add(made, "other").ips] == ["10.1.0.8"]
+    asked.clear()
+    assert [str(ip.address.ip) for ip in add(made).ips] == ["10.1.0.7"]
+    assert len(asked) == 252
+    assert index.readings() == {"first": 1}
 
 
 def test_processes_per_call_have_no_index() -> None:
