@@ -46,6 +46,8 @@ def main() -> int:
         figures = msgspec.json.decode(options.again.read_bytes(), type=Report) if options.again else _measure(options)
     except (Failed, NoNode, OSError, msgspec.DecodeError) as error:
         sys.exit(f"bench: {error}")
+    except KeyboardInterrupt:
+        sys.exit("\nbench: interrupted")
     print(f"\n{table(figures)}\n")
     if not options.again:
         _write(options.json, msgspec.json.format(msgspec.json.encode(figures)).decode() + "\n")

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
+from cni.net import netns
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -90,6 +92,7 @@ def _caller(queue: Iterable[Call], pipes: Pipes) -> int:
         return pid
     failure = ""
     try:
+        netns.die_with_parent()
         os.close(pipes.go[1])
         os.close(pipes.leave[1])
         if os.read(pipes.go[0], 1):  # nothing: who was to give the word has gone

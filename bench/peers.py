@@ -12,6 +12,7 @@ import msgspec
 
 from bench.calls import Failed
 from bench.cases import ONE_SHOT, REFERENCE, RESIDENT
+from cni.net import netns
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -68,7 +69,13 @@ def find(ours: Path, reference: Path, links: Path) -> tuple[Peer, ...]:
 def running(command: tuple[str, ...], log: Path) -> Iterator[int]:
     """An agent that listens, for the block; its process id. What it logs goes to a file, as it goes to the journal."""
     with log.open("wb") as stderr:
-        agent = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=stderr, env={"PATH": PATH, "LC_ALL": "C.UTF-8"})
+        agent = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stderr=stderr,
+            env={"PATH": PATH, "LC_ALL": "C.UTF-8"},
+            preexec_fn=netns.die_with_parent,  # noqa: PLW1509
+        )
     try:
         _wait_until_it_listens(agent, log)
         yield agent.pid
