@@ -27,7 +27,7 @@ INSTALLER = DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' CNI_BIN_DIR='$(CNI_BIN_DIR)'
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo deps venv check test test-slow test-machine bench bundle shim cnitool install uninstall fresh clean distclean
+.PHONY: help demo deps venv check test test-agent test-slow test-machine bench bundle shim cnitool install uninstall fresh clean distclean
 
 help: ## this list
 	@echo 'podwire: CNI plugins and IP address management for Linux pods.'
@@ -58,8 +58,13 @@ check: $(STAMP) ## lint, format, types and layers, in seconds
 test: deps $(STAMP) $(CNITOOL) $(SHIM) $(BUNDLE) ## the default test run
 	$(PYTEST) $(PYTEST_ARGS)
 
+test-agent: deps $(STAMP) $(CNITOOL) $(SHIM) ## the tests on a real kernel once more, through the native client and the agent
+	$(PYTEST) --agent tests/netns tests/wire/test_fuzz.py tests/e2e/test_cnitool.py tests/e2e/test_interop.py \
+		tests/e2e/test_kill.py $(PYTEST_ARGS)
+
 test-slow: deps $(STAMP) $(CNITOOL) $(SHIM) $(BUNDLE) ## the tests that take minutes, and a search for new examples of bad input
 	$(PYTEST) -m slow $(PYTEST_ARGS)
+	$(PYTEST) -m slow --agent tests/e2e/test_kill.py $(PYTEST_ARGS)
 	PODWIRE_EXAMPLES=search $(PYTEST) tests/unit tests/wire/test_fuzz.py $(PYTEST_ARGS)
 
 test-machine: deps $(STAMP) $(CNITOOL) ## the tests that need a fuller kernel, in an emulated machine

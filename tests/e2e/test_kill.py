@@ -202,7 +202,7 @@ def quick_leftovers(node: Node) -> list[str]:
 
 # What is killed: the one-shot program, as Python or as the bundle; the native client; the agent.
 FEW = [("python", "nftables", 30), ("python", "iptables", 10), ("bundle", "nftables", 20)]
-FEW_THROUGH_AGENT = [("shim", "nftables", 40), ("shim", "iptables", 10), ("agent", "nftables", 30), ("agent", "iptables", 10)]
+FEW_THROUGH_AGENT = [("shim", "nftables", 40), ("shim", "iptables", 10), ("agent", "nftables", 20), ("agent", "iptables", 10)]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -210,7 +210,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "kills" in metafunc.fixturenames:
         few = FEW_THROUGH_AGENT if through_agent(metafunc.config) else FEW
         programs = dict.fromkeys(program for program, *_ in few)
-        many = [(program, backend, 300) for program in programs for backend in ("nftables", "iptables")]
+        count = {"agent": 100}  # each costs a start of the agent
+        many = [(program, backend, count.get(program, 300)) for program in programs for backend in ("nftables", "iptables")]
         slow = [pytest.param(*case, marks=pytest.mark.slow) for case in many]
         metafunc.parametrize(("program", "backend", "kills"), [*few, *slow])
 

@@ -154,7 +154,7 @@ def test_make_targets_ask_for_the_groups_they_need() -> None:
 # Continuous integration.
 
 MAKE = 'echo "$* PYTEST_ARGS=$PYTEST_ARGS$PYTEST_ADDOPTS" >>"$ASKED"; echo "3 passed in 1.00s"; [ "$1" != "$BROKEN" ]'
-EVERY_STAGE = ["check", "test", "demo", "test-slow", "test-machine", "fresh"]
+EVERY_STAGE = ["check", "test", "demo", "test-agent", "test-slow", "test-machine", "fresh"]
 
 
 class Integration:
@@ -266,7 +266,7 @@ def test_when_time_is_short_the_longer_stages_are_left_out_and_the_default_ones_
     done = ci.run()
     assert ci.made() == ["check", "test"]
     assert done.returncode == 0, done
-    assert "\nNOT RUN: demo test-slow test-machine fresh\n" in done.stdout
+    assert "\nNOT RUN: demo test-agent test-slow test-machine fresh\n" in done.stdout
 
 
 # A run without a test.
