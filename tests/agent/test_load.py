@@ -108,7 +108,7 @@ def whole_range_is_free(crowd: Crowd, site: Site, when: str) -> None:
         assert crowd.add(caller), f"{when}: {crowd.again + crowd.faults}"
     assert len(site.leases()) == len(crowd.callers), when
     for caller in crowd.callers:
-        assert crowd.delete(caller), when
+        assert crowd.delete(caller), f"{when}: {crowd.again + crowd.faults}"
     assert crowd.faults == []
 
 
