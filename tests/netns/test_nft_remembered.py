@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -21,6 +22,12 @@ TABLE = "add table inet t\nadd set inet t s { type ipv4_addr; }\nadd chain inet 
 def names(doors: Doors) -> list[str]:
     """The rules of the chain, by what they do; asked in the way that is remembered."""
     return [next(iter(part)) for entry in doors.nft.chain("inet t c") if "rule" in entry for part in entry["rule"]["expr"]]
+
+
+def impatient(doors: Doors) -> Doors:
+    """Doors that trust nothing for a moment."""
+    doors.nft.FRESH_S = 0.0
+    return doors
 
 
 def elsewhere(text: str) -> None:
@@ -46,7 +53,7 @@ def test_changes_of_others_are_seen(node: Node, change: str, then: str) -> None:
     """Also where a change of our own comes after it, before anybody asks."""
 
     def work(doors: Doors) -> list[str]:
-        doors.nft.run(TABLE)
+        impatient(doors).nft.run(TABLE)
         assert names(doors) == ["counter"]
         elsewhere(change)
         if then:
@@ -54,6 +61,21 @@ def test_changes_of_others_are_seen(node: Node, change: str, then: str) -> None:
         return names(doors)
 
     assert inside(node, work) == ["counter", "drop"]
+
+
+def test_changes_of_others_are_seen_soon(node: Node) -> None:
+    """Not at once, but after FRESH_S."""
+
+    def work(doors: Doors) -> list[list[str]]:
+        doors.nft.FRESH_S = 0.3
+        doors.nft.run(TABLE)
+        seen = [names(doors)]
+        elsewhere("add rule inet t c drop")
+        seen.append(names(doors))
+        time.sleep(0.3)
+        return [*seen, names(doors)]
+
+    assert inside(node, work) == [["counter"], ["counter"], ["counter", "drop"]]
 
 
 def test_changes_of_our_own_are_seen(node: Node) -> None:

@@ -24,7 +24,9 @@ IMPURE = ("os", "socket", "subprocess", "time", "logging", "sys", "ctypes", "sel
 
 SPEC = ("cni.spec",)
 PURE_NET = tuple(f"cni.net.{name}" for name in ("ops", "facts", "configure", "gateway", "verify", "vlans"))
-PURE_NFT = tuple(f"cni.nft.{name}" for name in ("ops", "listing", "masq", "masq_iptables", "masquerade", "reference", "spoof"))
+PURE_NFT = tuple(
+    f"cni.nft.{name}" for name in ("elements", "ops", "listing", "masq", "masq_iptables", "masquerade", "reference", "spoof")
+)
 PURE_IPAM = ("ipam.ranges", "ipam.allocate", "ipam.leases", "ipam.resolv", "ipam.wanted")
 
 

@@ -1,0 +1,142 @@
+"""PURE. Transactions of set elements, from our text to nfnetlink's bytes: the part of nft's language that ADD and DEL use.
+
+libnftables reads all tables, chains and sets of the host before it adds one element: 0.2 ms on a host that has nothing else,
+and 10 ms beside the 5,000 chains that a kube-proxy makes. The kernel needs none of that. So the renderers go on writing
+text, which people can read and libnftables can run, and this module packs those lines of it that it knows; for all
+else ``encode`` has no answer, and libnftables runs the text.
+"""
+
+from __future__ import annotations
+
+import re
+from ipaddress import ip_address
+from struct import Struct
+from typing import NamedTuple
+
+_CHANGE = re.compile(
+    r"(add|delete) element (inet|ip|ip6) (\w+) ([\w./-]+) "
+    r'\{ ([0-9a-f.:]+)(?: comment "([^"\n]{1,120})")?(?: : 0x([0-9a-f]{8}))? \}'
+)
+_FLUSH = re.compile(r"flush set (inet|ip|ip6) (\w+) ([\w./-]+)")
+
+_FAMILIES = {"inet": 1, "ip": 2, "ip6": 10}
+
+_HEADER = Struct("=IHHII")  # struct nlmsghdr
+_GENERAL = Struct(">BBH")  # struct nfgenmsg: family, version, resource
+_ATTRIBUTE = Struct("=HH")
+_MARK = Struct("=I")
+_ERROR = Struct("=i")
+
+# The answer for the generation: header, nfgenmsg and attribute header passed over, NFTA_GEN_ID.
+_GENERATION = Struct("=IH2xI4x4x4x4s")
+
+_BATCH_BEGIN, _BATCH_END, _SUBSYSTEM = 16, 17, 10
+_NEW_ELEMENTS, _DELETE_ELEMENTS = _SUBSYSTEM << 8 | 12, _SUBSYSTEM << 8 | 14
+_NEW_GENERATION, _GET_GENERATION = _SUBSYSTEM << 8 | 15, _SUBSYSTEM << 8 | 16
+_REQUEST, _ACK, _CREATE, _NESTED = 0x1, 0x4, 0x400, 0x8000
+_NLMSG_ERROR = 2
+
+# NFTA_SET_ELEM_LIST_*, NFTA_SET_ELEM_*, NFTA_DATA_VALUE, NFTA_LIST_ELEM, NFTNL_UDATA_SET_ELEM_COMMENT.
+_TABLE, _SET, _ELEMENTS = 1, 2, 3
+_KEY, _DATA, _USERDATA = 1, 2, 6
+_VALUE = _LIST_ITEM = 1
+_COMMENT = 0
+
+
+class Batch(NamedTuple):
+    """Messages that the kernel takes as one transaction, with the numbers of the first and of the last change, which it
+    acknowledges.
+    """
+
+    data: bytes
+    first: int
+    last: int
+
+
+def encode(text: str, first: int) -> Batch | None:
+    """The lines as a batch, or None when one of them is not known here. Its messages are numbered from ``first`` on."""
+    messages = [_message(_BATCH_BEGIN, 0, first, _GENERAL.pack(0, 0, _SUBSYSTEM))]
+    lines = text.splitlines()
+    last = first + len(lines)
+    for number, line in enumerate(lines, first + 1):
+        flags = _ACK if number == last else 0
+        change = _CHANGE.fullmatch(line)
+        if change is not None:
+            verb, family, table, name, key, comment, value = change.groups()
+            kind, flags = (_NEW_ELEMENTS, flags | _CREATE) if verb == "add" else (_DELETE_ELEMENTS, flags)
+            element = _element(key, comment, value)
+            if element is None:
+                return None
+            rest = _nested(_ELEMENTS, _nested(_LIST_ITEM, element))
+        else:
+            flush = _FLUSH.fullmatch(line)
+            if flush is None:
+                return None
+            family, table, name = flush.groups()
+            kind, rest = _DELETE_ELEMENTS, b""
+        body = _GENERAL.pack(_FAMILIES[family], 0, 0) + _text(_TABLE, table) + _text(_SET, name) + rest
+        messages.append(_message(kind, flags, number, body))
+    messages.append(_message(_BATCH_END, 0, last + 1, _GENERAL.pack(0, 0, _SUBSYSTEM)))
+    return Batch(b"".join(messages), first, last) if lines else None
+
+
+def verdict(answer: bytes, batch: Batch) -> int | None:
+    """What a datagram says of a batch: an errno, 0 for success, None for nothing that decides.
+
+    Changes that are refused are told in order, the acknowledgement of the last one after them.
+    """
+    at = 0
+    while at + _HEADER.size + _ERROR.size <= len(answer):
+        length, kind, _, sequence, _ = _HEADER.unpack_from(answer, at)
+        if kind == _NLMSG_ERROR:
+            errno: int = -_ERROR.unpack_from(answer, at + _HEADER.size)[0]
+            if sequence == batch.last or (errno and batch.first <= sequence <= batch.last + 1):
+                return errno
+        if length < _HEADER.size:
+            break
+        at += length + 3 & ~3
+    return None
+
+
+def ask_generation(number: int) -> bytes:
+    """The question for the ruleset's generation, which every transaction of anybody counts up."""
+    return _message(_GET_GENERATION, 0, number, _GENERAL.pack(0, 0, 0))
+
+
+def generation(answer: bytes, number: int) -> int | None:
+    """The answer to ``ask_generation``; None when a datagram has none."""
+    if len(answer) < _GENERATION.size:
+        return None
+    _, kind, sequence, value = _GENERATION.unpack_from(answer)
+    return int.from_bytes(value, "big") if (kind, sequence) == (_NEW_GENERATION, number) else None
+
+
+def _element(key: str, comment: str | None, value: str | None) -> bytes | None:
+    try:
+        packed = ip_address(key).packed
+    except ValueError:
+        return None
+    parts = [_nested(_KEY, _attribute(_VALUE, packed))]
+    if value is not None:
+        parts.append(_nested(_DATA, _attribute(_VALUE, _MARK.pack(int(value, 16)))))
+    if comment is not None:
+        words = comment.encode() + b"\0"
+        parts.append(_attribute(_USERDATA, bytes((_COMMENT, len(words))) + words))
+    return b"".join(parts)
+
+
+def _message(kind: int, flags: int, number: int, body: bytes) -> bytes:
+    return _HEADER.pack(_HEADER.size + len(body), kind, flags | _REQUEST, number, 0) + body
+
+
+def _attribute(kind: int, value: bytes) -> bytes:
+    size = _ATTRIBUTE.size + len(value)
+    return _ATTRIBUTE.pack(size, kind) + value + bytes(-size & 3)
+
+
+def _nested(kind: int, value: bytes) -> bytes:
+    return _attribute(kind | _NESTED, value)
+
+
+def _text(kind: int, value: str) -> bytes:
+    return _attribute(kind, value.encode() + b"\0")

@@ -1,0 +1,125 @@
+"""Elements sent to the kernel directly against the same text run by libnftables: same ruleset, same refusals."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from ipaddress import ip_address, ip_interface
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from cni.nft import masq
+from cni.nft.apply import Exists, NftError, NotFound
+from cni.nft.elements import encode, verdict
+from tests.contract.nft_node import Doors, inside
+from tests.harness.node import Node
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+V4, V6, SINGLE = ip_interface("10.1.0.5/16"), ip_interface("fd00::5/64"), ip_interface("10.9.9.9/32")
+LABEL, LONG = "podwire/net/c1/eth0", "podwire/net/" + "c" * 103 + "/eth0"
+FRAME = "".join(masq.add("somebody", cidr) for cidr in (V4, V6, SINGLE))
+SUBNETS = {cidr: masq.subnet_name(cidr) for cidr in (V4, V6, SINGLE)}
+
+# Texts that are run one after the other; the last one is judged.
+SEQUENCES = {
+    "claim": [masq.claim(LABEL, ip_interface("10.1.0.6/16"))],
+    "claim IPv6": [masq.claim(LABEL, ip_interface("fd00::6/64"))],
+    "claim a single address": [masq.claim(LABEL, ip_interface("10.9.9.8/32"))],
+    "claim with a long label": [masq.claim(LONG, ip_interface("10.1.0.6/16"))],
+    "claim twice": [masq.claim(LABEL, ip_interface("10.1.0.6/16"))] * 2,
+    "claim another's": [masq.claim(LABEL, V4)],
+    "remove": [masq.remove("somebody", V4.ip, [SUBNETS[V4]])],
+    "remove IPv6": [masq.remove("somebody", V6.ip, [SUBNETS[V6]])],
+    "remove another's": [masq.remove(LABEL, V4.ip, [SUBNETS[V4]])],
+    "remove what is not there": [masq.remove(LABEL, ip_address("10.1.0.77"), [SUBNETS[V4]])],
+    "clear": [masq.clear(V4.ip, SUBNETS[V4])],
+    "no such set": [masq.clear(V4.ip, "pods_1.2.3.0/24")],
+    "no such element": [f"delete element inet podwire_masquerade {SUBNETS[V4]} {{ 10.1.0.99 }}\n"],
+    "the second line fails": [masq.clear(ip_address("10.1.0.8"), SUBNETS[V4]) + masq.clear(V4.ip, "pods_1.2.3.0/24")],
+    "another kind of address": [f"add element inet podwire_masquerade {SUBNETS[V4]} {{ fd00::9 }}\n"],
+}
+
+
+def outcome(texts: list[str], run: Callable[[Doors, str], Any]) -> Callable[[Doors], tuple[str, list[Any]]]:
+    """How the last text ends, and the ruleset after it, as nft tells it."""
+
+    def work(doors: Doors) -> tuple[str, list[Any]]:
+        doors.nft.run(FRAME)
+        for text in texts[:-1]:
+            run(doors, text)
+        try:
+            run(doors, texts[-1])
+            end = "done"
+        except NotFound:
+            end = "not found"
+        except Exists:
+            end = "exists"
+        except NftError:
+            end = "refused"
+        told = subprocess.run(["nft", "-j", "list", "ruleset"], check=True, capture_output=True).stdout
+        return end, [entry for entry in json.loads(told)["nftables"] if "metainfo" not in entry]
+
+    return work
+
+
+def directly(doors: Doors, text: str) -> None:
+    doors.nft.run(text)
+
+
+def by_library(doors: Doors, text: str) -> None:
+    """A comment of its own makes it a text that only libnftables runs."""
+    doors.nft.run("# by libnftables\n" + text)
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("texts", SEQUENCES.values(), ids=SEQUENCES)
+def test_the_same_by_both_ways(texts: list[str]) -> None:
+    assert all(encode(text, 1) is not None for text in texts)
+    ends = []
+    for way in (directly, by_library):
+        with Node() as node:
+            ends.append(inside(node, outcome(texts, way)))
+    assert ends[0] == ends[1]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "add table inet t\n",
+        masq.add(LABEL, V4),
+        'add element inet t s { "veth0" . 02:00:00:00:00:01 }\n',
+        "add element inet t s { 10.0.0.0/8 }\n",
+        "add element inet t s { 10.0.0.1, 10.0.0.2 }\n",
+        "add element inet t s { 10.0.0.1 timeout 5s }\n",
+        "add element inet t s { 1.2.3 }\n",
+        "add element inet t s { a::b::c }\n",
+        f'add element inet t s {{ 10.0.0.1 comment "{"x" * 121}" }}\n',
+        "add element bridge t s { 10.0.0.1 }\n",
+        "add element inet t s { 10.0.0.1 }; flush ruleset\n",
+        masq.clear(V4.ip, "s") + "flush ruleset\n",
+    ],
+)
+def test_what_is_not_known_is_left_to_the_library(text: str) -> None:
+    assert encode(text, 1) is None
+
+
+def test_answers_of_other_batches_decide_nothing() -> None:
+    batch = encode(masq.clear(V4.ip, "s"), 10)
+    assert batch is not None and (batch.first, batch.last) == (10, 12)
+
+    def told(sequence: int, errno: int, kind: int = 2) -> bytes:
+        return b"".join(
+            number.to_bytes(size, "little", signed=number < 0)
+            for number, size in ((36, 4), (kind, 2), (0, 2), (sequence, 4), (0, 4), (-errno, 4), (0, 16))
+        )
+
+    assert verdict(told(12, 0), batch) == 0
+    assert verdict(told(11, 2), batch) == 2
+    assert verdict(told(10, 1), batch) == 1
+    assert verdict(told(11, 17) + told(12, 0), batch) == 17
+    for nothing in (told(9, 2), told(14, 2), told(11, 0), told(12, 0, kind=3), b"", b"\0" * 40, told(12, 0)[:18]):
+        assert verdict(nothing, batch) is None
