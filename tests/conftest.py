@@ -44,9 +44,6 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "known_reference_failure(reason): the official Go plugins are known to fail here, and why"
     )
-    config.addinivalue_line(
-        "markers", "own_process(reason): about the process that serves a call, which under --agent is not the caller's; and why"
-    )
     if through_agent(config) and given_folder(config):
         raise pytest.UsageError("--agent is about our own plugins, --cni-bin-dir names others")
 
@@ -56,11 +53,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items:
             if item.get_closest_marker("root"):
                 item.add_marker(pytest.mark.skip(reason="makes network namespaces: needs root"))
-    if through_agent(config):
-        for item in items:
-            alone = item.get_closest_marker("own_process")
-            if alone:
-                item.add_marker(pytest.mark.skip(reason=f"not through the agent: {alone.args[0]}"))
     if given_folder(config) and whose(config) == "reference":
         for item in items:
             known = item.get_closest_marker("known_reference_failure")
