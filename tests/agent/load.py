@@ -11,12 +11,13 @@ import os
 import subprocess
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from tests.harness.node import PATH
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from tests.harness.node import Node
@@ -108,11 +109,21 @@ class Crowd:
         with ThreadPoolExecutor(len(self.callers)) as pool:
             list(pool.map(work, self.callers))
 
-    def background(self, goes_on: Callable[[], bool]) -> threading.Thread:
-        """``run``, beside the test."""
-        thread = threading.Thread(target=self.run, args=(goes_on,))
+    @contextmanager
+    def working(self) -> Iterator[Callable[[], None]]:
+        """``run`` beside the test; what it yields ends that, and waits for the last DEL. So does the end of the block."""
+        stop = threading.Event()
+        thread = threading.Thread(target=self.run, args=(lambda: not stop.is_set(),))
+
+        def rest() -> None:
+            stop.set()
+            thread.join()
+
         thread.start()
-        return thread
+        try:
+            yield rest
+        finally:
+            rest()
 
     def left_in_pods(self) -> dict[str, list[str]]:
         """Links beside loopback that are left in the pods."""

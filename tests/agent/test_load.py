@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import random
-import threading
 import time
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import pytest
@@ -63,7 +63,7 @@ def test_level(site: Site, clean: Callable[[Crowd], None], warm: int, count: int
 
 
 @pytest.mark.parametrize(
-    ("rounds", "callers", "backend"), [(3, 12, ALL), (1, 6, BY_IPTABLES), pytest.param(20, 50, ALL, marks=SLOW)]
+    ("rounds", "callers", "backend"), [(6, 12, ALL), (3, 6, BY_IPTABLES), pytest.param(20, 50, ALL, marks=SLOW)]
 )
 def test_killed_at_random_instants(
     site: Site, clean: Callable[[Crowd], None], rounds: int, callers: int, backend: dict[str, object]
@@ -72,24 +72,19 @@ def test_killed_at_random_instants(
     crowd = Crowd(site.node, site.shims, {**backend, "ipam": narrow(callers)}, callers)
     instants = random.Random(f"{rounds} {callers}")
     for number in range(rounds):
-        stop = threading.Event()
-        agent = Agent(site.node)
-        load = crowd.background(lambda stop=stop: not stop.is_set())  # type: ignore[misc]
-        try:
-            for _ in range(3):
-                time.sleep(instants.uniform(0.05, 0.6))
-                with agent:
-                    agent.kill()
-                time.sleep(instants.choice((0, 0, 0.1)))
-                agent = Agent(site.node)
-        finally:
-            stop.set()
-            load.join()
-            with agent:
+        with crowd.working() as rest:
+            with Agent(site.node) as agent:
+                time.sleep(instants.uniform(0.1, 0.6))
+                agent.kill()
+            time.sleep(instants.choice((0, 0, 0.1)))
+            with Agent(site.node) as agent:
+                time.sleep(instants.uniform(0, 0.3))
+                rest()
+                clean(crowd)
+                whole_range_is_free(crowd, site, f"round {number}")
                 serves(site, agent)
                 agent.unharmed()
-        clean(crowd)
-        whole_range_is_free(crowd, site, f"round {number}")
+    clean(crowd)
     print(f"{rounds} rounds, {crowd.calls} calls, {len(crowd.again)} to be called again")
     assert crowd.again, "no kill hit a call at work"
 
@@ -115,23 +110,17 @@ def whole_range_is_free(crowd: Crowd, site: Site, when: str) -> None:
 def test_upgrades_under_load(site: Site, clean: Callable[[Crowd], None]) -> None:
     """Stopped, and a new one started, again and again: every call succeeds, by an agent or one-shot."""
     crowd = Crowd(site.node, site.shims, ALL, 16)
-    stop = threading.Event()
     served = 0
-    agent = Agent(site.node)
-    load = crowd.background(lambda: not stop.is_set())
-    try:
+    with crowd.working() as rest:
         for number in range(6):
-            time.sleep(0.5)
-            with agent:
+            with Agent(site.node) as agent:
+                time.sleep(0.5)
                 assert agent.stop() == 0, agent.text()
                 served += len(agent.calls())
                 assert agent.log()[-1]["event"] == "stopped" and agent.log()[-1]["unfinished"] == 0
             time.sleep((0, 0.3)[number % 2])
-            agent = Agent(site.node)
-    finally:
-        stop.set()
-        load.join()
-        with agent:
+        with Agent(site.node) as agent:
+            rest()
             agent.unharmed()
             agent.stop()
             served += len(agent.calls())
@@ -144,24 +133,19 @@ def test_upgrades_under_load(site: Site, clean: Callable[[Crowd], None]) -> None
 def test_takeovers_under_load(site: Site, clean: Callable[[Crowd], None]) -> None:
     """The new one starts first, the old one stops then: no call has to be one-shot but those that were waiting."""
     crowd = Crowd(site.node, site.shims, ALL, 8)
-    stop = threading.Event()
     served = 0
-    agent = Agent(site.node)
-    load = crowd.background(lambda: not stop.is_set())
-    try:
+    with ExitStack() as stack:
+        agent = stack.enter_context(Agent(site.node))
+        rest = stack.enter_context(crowd.working())
         for _ in range(4):
             time.sleep(0.4)
-            new = Agent(site.node)
-            with agent:
-                assert agent.stop() == 0, agent.text()
-                served += len(agent.calls())
-            agent = new
-    finally:
-        stop.set()
-        load.join()
-        with agent:
-            agent.unharmed()
+            new = stack.enter_context(Agent(site.node))
+            assert agent.stop() == 0, agent.text()
             served += len(agent.calls())
+            agent = new
+        rest()
+        agent.unharmed()
+        served += len(agent.calls())
     clean(crowd)
     assert (crowd.again, crowd.successes) == ([], crowd.calls)
     print(f"{crowd.calls} calls, {crowd.calls - served} of them one-shot")
