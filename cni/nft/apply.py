@@ -18,33 +18,22 @@ What callers should know about cost, with libnftables 1.0.6:
 from __future__ import annotations
 
 from _thread import allocate_lock  # threading costs a plugin call a millisecond
-from contextlib import suppress
 from errno import EEXIST, ENOENT
-from functools import partial
 from os import strerror
-from socket import AF_NETLINK, SO_RCVTIMEO, SOCK_CLOEXEC, SOCK_RAW, SOL_SOCKET, socket
-from struct import pack
+from socket import AF_NETLINK, SOCK_RAW, socket
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from cni.nft import elements
-from cni.nft.elements import encode, verdict
 from cni.nft.listing import parse_get
+from cni.nft.nfnetlink import NETLINK_NETFILTER, Nfnetlink
 from cni.spec.errors import CNIError, Unusable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from nftables import Nftables
 
 Object = dict[str, Any]
-
-_NETLINK_NETFILTER = 12
-
-# The kernel answers at once. struct timeval.
-_PATIENCE = pack("@ll", 20, 0)
 
 
 class NftError(CNIError):
@@ -109,13 +98,12 @@ class Nft:
         self._told_at = 0.0
         self._changed = False
         self._generation = -2
-        self._door: socket | None = None
-        self._number = 0
+        self._kernel = Nfnetlink()
 
     def close(self) -> None:
         """Close what was opened beside the library's context, which closes itself."""
         with self._lock:
-            self._shut()
+            self._kernel.close()
 
     def run(self, text: str, what: str = "change nftables rules") -> None:
         """Run commands as one transaction: all of them or none. NftError, or a subclass for what can be decided upon."""
@@ -140,10 +128,12 @@ class Nft:
     def chain(self, where: str) -> list[Object]:
         """The chain ``family table name`` with its rules; empty when it does not exist."""
         text = f"list chain {where}{_WITHOUT_ELEMENTS}"
-        if where.startswith("inet "):
-            return self._frame(text)
-        with self._lock:  # of the reference, one for each attachment: nobody asks for it again
-            return self._read(text, elements=False)
+        with self._lock:
+            if self._kernel.find_chain(where) == ENOENT:
+                return []
+            if not where.startswith("inet "):  # of the reference, one for each attachment: nobody asks for it again
+                return self._read(text, elements=False)
+        return self._frame(text)
 
     def available(self) -> str:
         """Why nftables cannot be used here; empty when it can."""
@@ -155,38 +145,12 @@ class Nft:
 
     def _change(self, text: str) -> tuple[int, str, str]:
         """Elements go to the kernel directly. What it refuses is in libnftables' words, but for what callers expect."""
-        batch = encode(text, self._number + 1)
-        reason = None if batch is None else self._exchange(batch.data, batch.last + 1, partial(verdict, batch=batch))
+        reason = self._kernel.change(text)
         if reason == 0:
             return 0, "", ""
         if reason in (ENOENT, EEXIST):
             return 1, "", strerror(reason)
         return self._command(text, json=False, elements=True)
-
-    def _exchange(self, data: bytes, last: int, read: Callable[[bytes], int | None]) -> int | None:
-        """Send messages to nfnetlink, numbered up to ``last``, and return the first number that ``read`` finds in the answers.
-
-        None when that does not work. The socket stays open: closing one waits until the kernel has disposed of what the last
-        transaction removed.
-        """
-        self._number = last
-        try:
-            if self._door is None:
-                self._door = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, _NETLINK_NETFILTER)
-                self._door.setsockopt(SOL_SOCKET, SO_RCVTIMEO, _PATIENCE)
-            self._door.send(data)
-            while (found := read(self._door.recv(1 << 16))) is None:
-                pass
-            return found
-        except OSError:
-            self._shut()
-            return None
-
-    def _shut(self) -> None:
-        if self._door is not None:
-            with suppress(OSError):
-                self._door.close()
-            self._door = None
 
     def _frame(self, text: str) -> list[Object]:
         """What a command tells that reads no elements."""
@@ -202,15 +166,10 @@ class Nft:
 
     def _look_at_generation(self, own: int) -> None:
         """Note when anybody but ourselves, with ``own`` transactions, has changed the ruleset since the last time."""
-        before, self._generation = self._generation, self._ask_generation()
-        if self._generation < 0 or self._generation not in (before, before + own):
+        before, now = self._generation, self._kernel.generation()
+        self._generation = -2 if now is None else now
+        if now is None or now not in (before, before + own):
             self._changed = True
-
-    def _ask_generation(self) -> int:
-        """The ruleset's generation, which libnftables does not hand out; -1 when the kernel does not tell."""
-        number = self._number + 1
-        found = self._exchange(elements.ask_generation(number), number, partial(elements.generation, number=number))
-        return -1 if found is None else found
 
     def _read(self, text: str, elements: bool) -> list[Object]:
         status, output, error = self._command(text, json=True, elements=elements)
@@ -249,7 +208,7 @@ def _of_elements(text: str) -> bool:
 
 def _open() -> Nftables:
     try:  # libnftables ends the process, without a word to its caller, where this socket cannot be made
-        socket(AF_NETLINK, SOCK_RAW, _NETLINK_NETFILTER).close()
+        socket(AF_NETLINK, SOCK_RAW, NETLINK_NETFILTER).close()
     except OSError as error:
         raise Unusable("cannot use nftables", f"{error.strerror}: does this kernel have nfnetlink and nf_tables?") from error
     try:

@@ -3,7 +3,8 @@
 libnftables reads all tables, chains and sets of the host before it adds one element: 0.2 ms on a host that has nothing else,
 and 10 ms beside the 5,000 chains that a kube-proxy makes. The kernel needs none of that. So the renderers go on writing
 text, which people can read and libnftables can run, and this module packs those lines of it that it knows; for all
-else ``encode`` has no answer, and libnftables runs the text.
+else ``encode`` has no answer, and libnftables runs the text. Two questions
+that it would answer as slowly, or not at all, are here too.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ _CHANGE = re.compile(
 )
 _FLUSH = re.compile(r"flush set (inet|ip|ip6) (\w+) ([\w./-]+)")
 
-_FAMILIES = {"inet": 1, "ip": 2, "ip6": 10}
+_FAMILIES = {"inet": 1, "ip": 2, "arp": 3, "netdev": 5, "bridge": 7, "ip6": 10}
 
 _HEADER = Struct("=IHHII")  # struct nlmsghdr
 _GENERAL = Struct(">BBH")  # struct nfgenmsg: family, version, resource
@@ -32,6 +33,7 @@ _GENERATION = Struct("=IH2xI4x4x4x4s")
 
 _BATCH_BEGIN, _BATCH_END, _SUBSYSTEM = 16, 17, 10
 _NEW_ELEMENTS, _DELETE_ELEMENTS = _SUBSYSTEM << 8 | 12, _SUBSYSTEM << 8 | 14
+_NEW_CHAIN, _GET_CHAIN = _SUBSYSTEM << 8 | 3, _SUBSYSTEM << 8 | 4
 _NEW_GENERATION, _GET_GENERATION = _SUBSYSTEM << 8 | 15, _SUBSYSTEM << 8 | 16
 _REQUEST, _ACK, _CREATE, _NESTED = 0x1, 0x4, 0x400, 0x8000
 _NLMSG_ERROR = 2
@@ -41,6 +43,7 @@ _TABLE, _SET, _ELEMENTS = 1, 2, 3
 _KEY, _DATA, _USERDATA = 1, 2, 6
 _VALUE = _LIST_ITEM = 1
 _COMMENT = 0
+_CHAIN_TABLE, _CHAIN_NAME = 1, 3
 
 
 class Batch(NamedTuple):
@@ -109,6 +112,23 @@ def generation(answer: bytes, number: int) -> int | None:
         return None
     _, kind, sequence, value = _GENERATION.unpack_from(answer)
     return int.from_bytes(value, "big") if (kind, sequence) == (_NEW_GENERATION, number) else None
+
+
+def ask_chain(where: str, number: int) -> bytes:
+    """The question whether there is a chain, ``family table name``."""
+    family, table, name = where.split()
+    body = _GENERAL.pack(_FAMILIES[family], 0, 0) + _text(_CHAIN_TABLE, table) + _text(_CHAIN_NAME, name)
+    return _message(_GET_CHAIN, 0, number, body)
+
+
+def chain_errno(answer: bytes, number: int) -> int | None:
+    """The answer to ``ask_chain``: 0 when there is one, else an errno; None when a datagram has none."""
+    if len(answer) < _HEADER.size + _ERROR.size:
+        return None
+    _, kind, _, sequence, _ = _HEADER.unpack_from(answer)
+    if sequence != number or kind not in (_NEW_CHAIN, _NLMSG_ERROR):
+        return None
+    return 0 if kind == _NEW_CHAIN else -int(_ERROR.unpack_from(answer, _HEADER.size)[0])
 
 
 def _element(key: str, comment: str | None, value: str | None) -> bytes | None:

@@ -123,3 +123,19 @@ def test_answers_of_other_batches_decide_nothing() -> None:
     assert verdict(told(11, 17) + told(12, 0), batch) == 17
     for nothing in (told(9, 2), told(14, 2), told(11, 0), told(12, 0, kind=3), b"", b"\0" * 40, told(12, 0)[:18]):
         assert verdict(nothing, batch) is None
+
+
+@pytest.mark.root
+def test_whether_a_chain_is_there_is_asked_directly(node: Node) -> None:
+    """Of every family that is asked for, and however its name looks; what is there is listed."""
+
+    def work(doors: Doors) -> list[int]:
+        counts = []
+        for family, name in (("inet", "c"), ("ip", "CNI-0123456789abcdef01234567"), ("ip6", "c"), ("bridge", "PREROUTING")):
+            for where in (f"{family} t {name}", f"{family} no {name}"):
+                assert doors.nft.chain(where) == []
+            doors.nft.run(f"add table {family} t\nadd chain {family} t {name}\nadd rule {family} t {name} counter\n")
+            counts.append(len([entry for entry in doors.nft.chain(f"{family} t {name}") if "rule" in entry]))
+        return counts
+
+    assert inside(node, work) == [1, 1, 1, 1]
