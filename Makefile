@@ -59,7 +59,7 @@ test: deps $(STAMP) $(CNITOOL) $(SHIM) $(BUNDLE) ## the default test run
 	$(PYTEST) $(PYTEST_ARGS)
 
 test-agent: deps $(STAMP) $(CNITOOL) $(SHIM) ## the tests on a real kernel once more, through the native client and the agent
-	$(PYTEST) --agent tests/netns tests/wire/test_fuzz.py tests/e2e/test_cnitool.py tests/e2e/test_interop.py \
+	$(PYTEST) --agent tests/netns tests/wire/test_fuzz.py::test_executables tests/e2e/test_cnitool.py tests/e2e/test_interop.py \
 		tests/e2e/test_kill.py $(PYTEST_ARGS)
 
 test-slow: deps $(STAMP) $(CNITOOL) $(SHIM) $(BUNDLE) ## the tests that take minutes, and a search for new examples of bad input
