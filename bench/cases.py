@@ -21,7 +21,8 @@ class Case(msgspec.Struct, frozen=True):
     """One set of calls. ``kind`` is the name of the function of bench/runner.py that makes them.
 
     ``leases``: how many others the networks have to begin with; several numbers are several networks. ``share``: how many
-    rounds of a single call one round of this case stands for, so that ``--rounds`` suits all.
+    rounds of a single call one round of this case stands for, so that ``--rounds`` suits all. ``pause``: seconds of quiet
+    before each call.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Case(msgspec.Struct, frozen=True):
     lanes: tuple[str, ...] = (RESIDENT, ONE_SHOT, REFERENCE)
     pods: int = 1
     share: int = 1
+    pause: float = 0.0
 
     def title(self, leases: int) -> str:
         """What the measures of one network begin with."""
@@ -75,10 +77,14 @@ _ALL = ("ADD", "CHECK", "DEL")
 _PEERS_AND_FLOOR = (RESIDENT, ONE_SHOT, REFERENCE, FLOOR)
 _FEWEST, _MOST = 2, 60_000
 
+# Calls of a kind that follow each other, one at a time.
+_IN_A_ROW = 8
+
 CASES = (
     Case("start-up", {"type": "bridge"}, verbs=("VERSION",)),
-    Case("bridge + host-local", _BRIDGE, verbs=_ALL, lanes=_PEERS_AND_FLOOR),
-    Case("with ipMasq", _MASQUERADE, verbs=_ALL, lanes=_PEERS_AND_FLOOR),
+    Case("bridge + host-local", _BRIDGE, verbs=_ALL, lanes=_PEERS_AND_FLOOR, pods=_IN_A_ROW, share=4),
+    Case("with ipMasq", _MASQUERADE, verbs=_ALL, lanes=_PEERS_AND_FLOOR, pods=_IN_A_ROW, share=4),
+    Case("with ipMasq, after a pause", _MASQUERADE, verbs=("ADD", "DEL"), share=2, pause=0.3),
     # The reference 1.1.1 knows no STATUS.
     Case("STATUS", {**_BRIDGE, "cniVersion": "1.1.0"}, verbs=("STATUS",), lanes=(RESIDENT, ONE_SHOT)),
     Case("host-local", _IPAM_ONLY, plugin="host-local", verbs=("ADD", "DEL"), leases=(_FEWEST, 1_000, 10_000, _MOST)),

@@ -91,9 +91,9 @@ class Floor:
         self._pods = [_Pod(number, path, index) for number, path in enumerate(pods)]
         self._delete_group = _message(m.RTM_DELLINK, {}, [["IFLA_GROUP", _GROUP]])
 
-    def once(self, verb: str) -> float:
-        """Seconds of the first pod's wiring, or of deleting its veth: mostly the kernel waiting for its own grace periods."""
-        pod = self._pods[0]
+    def once(self, verb: str, number: int = 0) -> float:
+        """Seconds of a pod's wiring, or of deleting its veth: mostly the kernel waiting for its own grace periods."""
+        pod = self._pods[number]
         began = time.perf_counter()
         if verb == "ADD":
             self._wire(pod)

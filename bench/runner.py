@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from ipaddress import IPv4Address
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,9 +73,9 @@ class Lane:
         env = {**self._env, "CNI_COMMAND": verb, "CNI_CONTAINERID": self._containers[pod], "CNI_NETNS": self._pods[pod]}
         return calls.Call(self._program, env, str(stdin), str(stdout))
 
-    def once(self, verb: str) -> float:
-        """Seconds of one call for the first pod."""
-        return calls.timed(self.call(verb))
+    def once(self, verb: str, pod: int = 0) -> float:
+        """Seconds of one call for a pod."""
+        return calls.timed(self.call(verb, pod))
 
     def add_all(self) -> float:
         """Seconds of adding all pods, by callers of which each starts a call when its last one has ended."""
@@ -106,7 +107,11 @@ def _fill(folder: Path, last: IPv4Address, leases: int) -> None:
 
 
 def in_turn(case: Case, lanes: list[Lane | Floor], rounds: int, *_: int) -> list[Samples]:
-    """One call after the other; lanes in another order each round, so that none is always behind the same one."""
+    """One call after the other; lanes in another order each round, so that none is always behind the same one.
+
+    All pods of a lane get a call before they get the next one, as on a node that starts pods: a processor that has slept,
+    while the kernel waited in a DEL, makes whatever comes next slower. ``pause`` is for just that.
+    """
     found = {
         case.measure(leases, verb): Samples(case.measure(leases, verb), "ms", {})
         for leases in case.leases
@@ -114,8 +119,9 @@ def in_turn(case: Case, lanes: list[Lane | Floor], rounds: int, *_: int) -> list
     }
     for number in range(-WARM_UP, rounds):
         for lane in _shuffled(lanes, number):
-            for verb in lane.verbs:
-                spent = lane.once(verb) * 1000
+            for verb, pod in product(lane.verbs, range(case.pods)):
+                time.sleep(case.pause)
+                spent = lane.once(verb, pod) * 1000
                 if number >= 0:
                     found[case.measure(lane.leases, verb)].lanes.setdefault(lane.name, []).append(spent)
     return list(found.values())
