@@ -91,6 +91,7 @@ struct reply {
     uint8_t status;
     const uint8_t *out, *err;
     size_t out_size, err_size;
+    bool more; /* something came behind the ANSWER */
 };
 
 /* A whole header of this version gives OPEN and sets kind and size; one that is not all there gives OPEN and kind 0. */
@@ -156,7 +157,9 @@ static struct reply judge_reply(const uint8_t *bytes, size_t count)
         reply.verdict = BEGUN;
         return reply;
     }
-    return judge_answer(second + HEADER_SIZE, size);
+    reply = judge_answer(second + HEADER_SIZE, size);
+    reply.more = count - HEADER_SIZE > size;
+    return reply;
 }
 
 /* ---------------------------------------------------------------------------------------------------------------------
@@ -572,6 +575,16 @@ static bool send_call(int agent, const int *descriptors, size_t count)
     return true;
 }
 
+/*
+ * Whether the agent still waits for PRINTED. After a successful ADD it stays on the line until then, or until it has waited for too
+ * long and taken the ADD back, which it says by a second ANSWER and by hanging up: this process may have been stopped meanwhile.
+ */
+static bool still_waits(int agent)
+{
+    uint8_t more;
+    return recv(agent, &more, 1, MSG_PEEK | MSG_DONTWAIT) < 0 && errno == EAGAIN;
+}
+
 /* What the agent says, until that is final, or until it hangs up: then the verdict is OPEN or BEGUN. */
 static struct reply await_reply(int agent)
 {
@@ -613,6 +626,8 @@ int main(int argc, char **argv)
     struct reply reply = await_reply(agent);
     switch (reply.verdict) {
     case ANSWERED:
+        if (reply.status == 0 && strcmp(verb, "ADD") == 0 && (reply.more || !still_waits(agent)))
+            fail(AGENT_GONE, 0, socket_path());
         print_answer(agent, &reply);
     case OPEN:
     case REFUSED:

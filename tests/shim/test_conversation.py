@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import subprocess
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ import pytest
 
 from agent import frame
 from agent.frame import PRINTED_FRAME, TAKEN_FRAME, Answer, Call, encode_answer
-from tests.shim.fake import CONFIG, Client, Done, FakeAgent, OneShot
+from tests.shim.fake import CONFIG, Client, Done, FakeAgent, OneShot, hang_up
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,6 +43,33 @@ def test_an_answer_is_printed_and_confirmed(client: Client, agent: Agent, onesho
 def test_an_error_is_printed_and_not_confirmed(client: Client, agent: Agent, status: int) -> None:
     with agent(TAKEN_FRAME, encode_answer(Answer(status, b'{"code": 7}', b"x"))) as served:
         assert client.run() == Done(status, b'{"code": 7}', b"x")
+    assert served.after == b""
+
+
+@pytest.mark.parametrize("end", [hang_up, encode_answer(Answer(1, b"", b"taken back"))], ids=["hangs up", "says more"])
+def test_an_add_that_was_taken_back_is_no_success(client: Client, agent: Agent, end: Any) -> None:
+    """The client was stopped for so long that the agent gave up waiting for PRINTED."""
+    stopped = threading.Event()
+
+    def take_back(connection: socket.socket) -> None:
+        stopped.wait(10)
+        process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, process.pid, os.WSTOPPED)
+        connection.sendall(encode_answer(Answer(0, RESULT)))
+        if callable(end):
+            end(connection)
+        else:
+            connection.sendall(end)
+        process.send_signal(signal.SIGCONT)
+
+    with agent(TAKEN_FRAME, take_back) as served, client.start() as process:
+        process.stdin.write(CONFIG)
+        process.stdin.close()
+        process.stdin = None
+        stopped.set()
+        stdout, _ = process.communicate(timeout=10)
+    assert process.returncode == 1
+    assert b'"code": 11,' in stdout and RESULT not in stdout
     assert served.after == b""
 
 

@@ -42,7 +42,7 @@ def play(tmp_path: Path, seconds: float, random: Random) -> int:
             for reply in mutated(random, 50):
                 cut = random.randrange(len(reply) + 1)
                 agent.after = b""
-                done = client.run()
+                done = client.run(client.environment("CHECK"))
                 verdict, answer = judge(reply)
                 if answer is not None:
                     assert done == Done(answer.status, answer.stdout, answer.stderr), reply.hex()
@@ -70,6 +70,6 @@ def test_confirmations_are_for_successful_answers_alone(tmp_path: Path) -> None:
     for reply in mutated(Random(SEED), 60):
         _, answer = judge(reply)
         with FakeAgent(client.socket_path, reply, lambda connection: connection.shutdown(socket.SHUT_WR)) as agent:
-            client.run()
+            client.run(client.environment("CHECK"))
         assert agent.after == (PRINTED_FRAME if answer and answer.status == 0 else b""), reply.hex()
         client.socket_path.unlink()
