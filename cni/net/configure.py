@@ -83,8 +83,11 @@ def _sysctls(ifname: str, v6: bool, dad: bool) -> Plan:
     """Sysctls before the first address. IPv6 may have been switched off by default in the sandbox, also on lo (docker does)."""
     conf = f"net/ipv6/conf/{ifname}"
     detection = (("enhanced_dad", "1"), ("accept_dad", "1")) if dad else (("accept_dad", "0"),)
-    tolerant = [(f"{conf}/{key}", value) for key, value in (*detection, ("keep_addr_on_down", "1"))]
-    tolerant += [(f"net/ipv4/conf/{ifname}/arp_notify", "1"), (f"{conf}/ndisc_notify", "1")]  # see ops.Announce
+    kept = (("keep_addr_on_down", "1"),) if v6 else ()
+    tolerant = [(f"{conf}/{key}", value) for key, value in (*detection, *kept)]
+    tolerant.append((f"net/ipv4/conf/{ifname}/arp_notify", "1"))  # see ops.Announce
+    if v6:
+        tolerant.append((f"{conf}/ndisc_notify", "1"))
     plan: Plan = []
     if v6:
         enable = tuple((f"net/ipv6/conf/{name}/disable_ipv6", "0") for name in ("lo", ifname))

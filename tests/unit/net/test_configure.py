@@ -32,10 +32,7 @@ def told(plan: list[Any]) -> list[str]:
 def test_a_plan_for_ipv4() -> None:
     plan = plan_interface("eth0", lease("10.0.0.5/24 10.0.0.1", routes=(route("0.0.0.0/0"),)), dad=False)
     assert told(plan) == [
-        (
-            "write sysctls on the sandbox: net/ipv6/conf/eth0/accept_dad=0, net/ipv6/conf/eth0/keep_addr_on_down=1,"
-            " net/ipv4/conf/eth0/arp_notify=1, net/ipv6/conf/eth0/ndisc_notify=1"
-        ),
+        "write sysctls on the sandbox: net/ipv6/conf/eth0/accept_dad=0, net/ipv4/conf/eth0/arp_notify=1",
         "add address 10.0.0.5/24 to eth0 on the sandbox",
         "set link eth0 on the sandbox: up on",
         "add route 0.0.0.0/0 via 10.0.0.1 through eth0 on the sandbox",
