@@ -45,8 +45,8 @@ The project's docs/plugins has a page for each plugin, docs/agent.md is about th
 # Calls that wait hold three descriptors each, those at work some more.
 DESCRIPTORS = 1 << 16
 
-# How long a thread may run before another gets its turn. A call needs three milliseconds, mostly of the kernel's: one that has the
-# kernel's answer should not wait five for its turn, which is Python's default.
+# How long a thread may run before another gets its turn. A call needs three milliseconds, mostly of the kernel's: one that
+# has the kernel's answer should not wait five for its turn, which is Python's default.
 SWITCH_S = 0.0005
 
 # How long calls that run at the end may take; systemd waits longer (conf/systemd), and runtimes do not.

@@ -99,7 +99,6 @@ AIMS = {
     "with ipMasq: ADD": Aim(0.15),
     "with ipMasq: DEL": Aim(0.5),
     "100 pods with ipMasq: ADDs per second, 8 at once": Aim(4, least=True),
-    "100 pods: 100 DELs at once": Aim(0.15),
     "100 pods with ipMasq: 100 DELs at once": Aim(0.15),
 }
 
