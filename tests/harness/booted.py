@@ -48,8 +48,6 @@ INSIDE = """
 set -e
 mount -t overlay -o lowerdir=/,upperdir=changes,workdir=work overlay root
 cd root
-mkdir -p "./$1"
-mount --bind -o ro "$1" "./$1"
 mount -t proc proc proc
 mount --bind proc/sys proc/sys
 mount -o remount,ro,bind proc/sys
@@ -61,6 +59,8 @@ mount -t cgroup2 cgroup2 sys/fs/cgroup
 mount -t tmpfs -o mode=755 tmpfs run
 mount -t tmpfs -o mode=1777 tmpfs tmp
 mount -t tmpfs -o mode=755 tmpfs dev
+mkdir -p "./$1"
+mount --bind -o ro "$1" "./$1"
 for node in null:3 zero:5 full:7 random:8 urandom:9; do mknod -m 666 "dev/${node%:*}" c 1 "${node#*:}"; done
 ln -s /proc/self/fd dev/fd
 mkdir dev/shm dev/pts run/former
