@@ -64,8 +64,9 @@ _BY_TEXT: tuple[tuple[str, type[NftError]], ...] = (
     ("Device or resource busy", Busy),
 )
 
-# What the library says when its socket failed rather than the command. Then it is asked again with a new one: every
-# transaction of ours may be repeated.
+# What the library says when its socket failed rather than the command, or when others changed the ruleset while it read.
+# Then it is asked again with a new one: every transaction of ours may be repeated.
+_TRIES = 10
 _BROKEN = ("cache initialization failed", "No buffer space available", "Interrupted system call", "Bad file descriptor")
 
 # ``list chain`` alone would load all elements of the table. A command beside it that needs none keeps libnftables
@@ -187,10 +188,11 @@ class Nft:
         return [entry for entry in objects if "metainfo" not in entry]
 
     def _command(self, text: str, json: bool, elements: bool) -> tuple[int, str, str]:
-        answer = self._once(text, json, elements)
-        if answer[0] and any(sign in answer[2] for sign in _BROKEN):
-            self._context = None
+        for _ in range(_TRIES):
             answer = self._once(text, json, elements)
+            if not (answer[0] and any(sign in answer[2] for sign in _BROKEN)):
+                break
+            self._context = None
         return answer
 
     def _once(self, text: str, json: bool, elements: bool) -> tuple[int, str, str]:

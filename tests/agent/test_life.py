@@ -98,8 +98,9 @@ def test_where_it_cannot_listen(site: Site, prepare: str, path: str, says: str) 
 
 
 def test_only_root_can_be_an_agent(site: Site) -> None:
+    program = "import os; from agent.command import main; os.setuid(65534); main()"  # the checkout may be root's alone
     done = site.node.run(
-        *("setpriv", "--reuid=65534", "--clear-groups", python(), "-c", PROGRAM, "agent"),
+        *(python(), "-c", program, "agent"),
         env={"PATH": PATH, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"},
         check=False,
     )

@@ -89,6 +89,7 @@ def inside(node: Node, work: Callable[[Doors], T]) -> T:
 
 def _enter_and_work(node: Node, work: Callable[[Doors], Any]) -> Any:
     libc = ctypes.CDLL(None, use_errno=True)
+    libc.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: a test run that is killed leaves no process
     for kind in ("mnt", "net"):
         with open(f"/proc/{node.pid}/ns/{kind}", "rb") as namespace:
             if libc.setns(namespace.fileno(), 0):
