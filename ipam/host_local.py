@@ -121,7 +121,7 @@ def parse(call: Call) -> Conf:
 
 def add(conf: Conf, call: Call) -> Result:
     """Lease an address from each set; the result has no interfaces. CNIError when one cannot be had: then none is leased."""
-    dns = _read_resolv_conf(conf.resolv_conf) if conf.resolv_conf else Dns()
+    dns = _read_resolv_conf(conf.resolv_conf, call.folder) if conf.resolv_conf else Dns()
     with store.for_writing(conf.folder, call.notes, create=True) as leases:
         leases.serves(conf.sets)
         choices = lease(leases, conf.sets, conf.wanted, call.owner, this_boot(), call.notes)
@@ -263,9 +263,9 @@ def _wanted(document: Document, call: Call) -> tuple[Ip, ...]:
     return tuple(dict.fromkeys(by_args + by_config))
 
 
-def _read_resolv_conf(path: str) -> Dns:
+def _read_resolv_conf(path: str, folder: str) -> Dns:
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        descriptor = os.open(os.path.join(folder, path), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         try:
             content = os.read(descriptor, LONGEST_RESOLV_CONF)
         finally:

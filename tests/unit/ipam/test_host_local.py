@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
+import msgspec
 import pytest
 
 from cni.spec.addresses import parse_cidr, parse_ip
@@ -289,6 +290,14 @@ def test_an_add_answers_with_addresses_routes_and_dns(network: Network, tmp_path
         dns=Dns(nameservers=("192.0.2.53",), search=("\ufffd.example",)),
     )
     assert network.leases() == {"10.1.0.2": b"one\r\neth0", "fd00::2": b"one\r\neth0"}
+
+
+def test_a_relative_resolv_conf_is_of_the_callers_folder(network: Network, tmp_path: Path) -> None:
+    """In the agent that is not the folder of the process."""
+    (tmp_path / "resolv.conf").write_text("nameserver 192.0.2.1\n")
+    network.ipam["resolvConf"] = "resolv.conf"
+    conf, asked = network.call("ADD")
+    assert host_local.add(conf, msgspec.structs.replace(asked, folder=str(tmp_path))).dns.nameservers == ("192.0.2.1",)
 
 
 @pytest.mark.parametrize("make", [lambda path: None, lambda path: path.mkdir(), lambda path: path.symlink_to(path)])
