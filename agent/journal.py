@@ -11,7 +11,7 @@ import fcntl
 import os
 import re
 import time
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -19,6 +19,8 @@ from cni.spec.result import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
+
+    from cni.dispatch import Reply
 
 Value = str | int | float
 Fields = list[tuple[str, Value]]
@@ -38,25 +40,6 @@ NAME_LIMIT, TEXT_LIMIT = 128, 4000
 
 # In logfmt these need no quotes: visible ASCII but `"`, `=` and `\`.
 _BARE = re.compile(r"[!#-<>-\[\]-~]+")
-
-
-class Reply(Protocol):
-    """What `served` reads of the answer of `cni.dispatch.dispatch`; phases are names with seconds."""
-
-    @property
-    def stdout(self) -> bytes: ...
-    @property
-    def stderr(self) -> str: ...
-    @property
-    def code(self) -> int: ...
-    @property
-    def network(self) -> str: ...
-    @property
-    def addresses(self) -> tuple[str, ...]: ...
-    @property
-    def phases(self) -> tuple[tuple[str, float], ...]: ...
-    @property
-    def repairs(self) -> tuple[str, ...]: ...
 
 
 class Served(msgspec.Struct, frozen=True):

@@ -11,15 +11,19 @@ import fcntl
 import os
 import socket
 import stat
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, MutableMapping
 
+    Inode = tuple[int, int]
+
 BACKLOG = 4096
 FOLDER_MODE = 0o700
-LOCK = ".listen.lock"
+
+# What the name of a socket's file ends with until it listens.
+EARLY = ".new"
 
 # Where systemd puts the first socket it hands over (sd_listen_fds(3)).
 FIRST_PASSED = 3
@@ -28,48 +32,58 @@ FIRST_PASSED = 3
 class Listener:
     """A listening unix stream socket, non-blocking. ``passed`` says that it is systemd's, which keeps it when we end."""
 
-    def __init__(self, sock: socket.socket, path: str, passed: bool) -> None:
-        self.socket, self.path, self.passed = sock, path, passed
-        self._inode = None if passed else _inode(path)
+    def __init__(self, sock: socket.socket, path: str, inode: Inode | None) -> None:
+        self.socket, self.path, self.passed = sock, path, inode is None
+        self._inode = inode
 
     def close(self) -> None:
         """Stop listening. Connections that nobody accepted are reset, or wait for the next agent where systemd keeps them."""
-        if not self.passed:
-            with _alone(os.path.dirname(self.path)):
-                if _inode(self.path) == self._inode:
-                    os.unlink(self.path)
+        leave_path(self.path, self._inode)
         self.socket.close()
 
 
 def listen(path: str) -> Listener:
-    """Make the socket of a path, in a folder that only root can enter; what was there before is replaced.
-
-    OSError when that is not possible; ValueError when something that is no socket has the path.
+    """Make the socket of a path, in a folder that only root can enter; what was there before is replaced. Errors as
+    ``take_path`` has them.
     """
-    folder = os.path.dirname(path)
-    os.makedirs(folder, mode=FOLDER_MODE, exist_ok=True)
-    try:
-        if not stat.S_ISSOCK(os.lstat(path).st_mode):
-            raise ValueError(f"{path} is there and is no socket")
-    except FileNotFoundError:
-        pass
+    os.makedirs(os.path.dirname(path), mode=FOLDER_MODE, exist_ok=True)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-    early = f"{path}.{os.getpid()}"
     try:
-        with _alone(folder):
-            _unlink(early)
-            sock.bind(early)
-            try:
-                os.chmod(early, 0o600)
-                sock.listen(BACKLOG)
-                os.rename(early, path)
-            except BaseException:
-                _unlink(early)
-                raise
-            return Listener(sock, path, passed=False)
+        return Listener(sock, path, take_path(sock, path, BACKLOG))
     except BaseException:
         sock.close()
         raise
+
+
+def take_path(sock: socket.socket, path: str, backlog: int) -> Inode:
+    """Have a socket listen at a path, for its owner alone, in the place of another socket; what ``leave_path`` needs to know.
+
+    OSError when that is not possible, ValueError when something that is no socket has the path.
+    """
+    early = path + EARLY
+    with _alone(path):
+        if os.path.lexists(path) and not stat.S_ISSOCK(os.lstat(path).st_mode):
+            raise ValueError(f"{path} is there and is no socket")
+        _unlink(early)  # of an agent that was killed
+        try:
+            sock.bind(early)
+            os.chmod(early, 0o600)
+            sock.listen(backlog)
+            inode = _inode(early)
+            os.rename(early, path)
+        except BaseException:
+            _unlink(early)
+            raise
+    assert inode is not None, "nobody else unlinks it"
+    return inode
+
+
+def leave_path(path: str, inode: Inode | None) -> None:
+    """Remove the socket of ``take_path``, unless another one has the path by now; None is for nothing to remove."""
+    if inode is not None:
+        with suppress(FileNotFoundError), _alone(path):
+            if _inode(path) == inode:
+                os.unlink(path)
 
 
 def passed(env: MutableMapping[str, str]) -> Listener | None:
@@ -89,7 +103,7 @@ def passed(env: MutableMapping[str, str]) -> Listener | None:
     if (sock.family, sock.type, listening) != (socket.AF_UNIX, socket.SOCK_STREAM, 1):
         raise ValueError("what systemd handed over is no listening unix stream socket")
     sock.setblocking(False)
-    return Listener(sock, os.fsdecode(sock.getsockname()), passed=True)
+    return Listener(sock, os.fsdecode(sock.getsockname()), None)
 
 
 def notify(state: str, address: str | None) -> None:
@@ -104,17 +118,17 @@ def notify(state: str, address: str | None) -> None:
 
 
 @contextmanager
-def _alone(folder: str) -> Iterator[None]:
-    """No other agent replaces or removes a socket of the folder meanwhile."""
-    lock = os.open(os.path.join(folder, LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+def _alone(path: str) -> Iterator[None]:
+    """No other agent replaces or removes a socket of the path's folder meanwhile."""
+    folder = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        fcntl.flock(folder, fcntl.LOCK_EX)
         yield
     finally:
-        os.close(lock)
+        os.close(folder)
 
 
-def _inode(path: str) -> tuple[int, int] | None:
+def _inode(path: str) -> Inode | None:
     try:
         seen = os.lstat(path)
     except FileNotFoundError:

@@ -7,10 +7,8 @@ knows what is counted, only when somebody wants metrics.
 
 from __future__ import annotations
 
-import errno
 import os
 import socket
-import stat
 import sys
 import threading
 import time
@@ -21,6 +19,8 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 import msgspec
 from prometheus_client import make_wsgi_app
+
+from agent.listen import EARLY, leave_path, take_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -36,8 +36,8 @@ IDLE_S = 3600.0
 # What `serve` takes, for messages.
 FORMS = "use unix:/PATH, 127.0.0.1:PORT, [::1]:PORT or localhost:PORT"
 
-# The name that a socket's file has until it listens is longer by this; unix(7) has 108 bytes for a path and its end.
-EARLY, LONGEST_PATH = ".new", 107
+# unix(7) has 108 bytes for a path and its end.
+LONGEST_PATH = 107
 
 
 class Where(msgspec.Struct, frozen=True):
@@ -117,37 +117,18 @@ class Server(WSGIServer):
             self.shutdown()
             self._thread.join()
         self.server_close()
-        path = self._where.path
-        if path and self._inode is not None and _inode(path) == self._inode:
-            os.unlink(path)
+        leave_path(self._where.path, self._inode)
 
     def server_bind(self) -> None:
         """Bind, and say who we are to WSGI. HTTPServer would ask the resolver for that, which can take long."""
         if self._where.path:
-            self._bind_path(self._where.path)
+            self._inode = take_path(self.socket, self._where.path, self.request_queue_size)
             self.server_port = 0
         else:
             TCPServer.server_bind(self)
             self.server_port = self.socket.getsockname()[1]
         self.server_name = "localhost"
         self.setup_environ()
-
-    def _bind_path(self, path: str) -> None:
-        """Bind under a temporary name and rename: who finds the name finds a socket that listens, of the right mode."""
-        if os.path.lexists(path) and not stat.S_ISSOCK(os.lstat(path).st_mode):
-            raise FileExistsError(errno.EEXIST, "a file that is no socket stands there")
-        early = path + EARLY
-        if os.path.lexists(early):
-            os.unlink(early)
-        self.socket.bind(early)
-        try:
-            os.chmod(early, 0o600)
-            self.socket.listen(self.request_queue_size)
-            self._inode = _inode(early)
-            os.rename(early, path)
-        except OSError:
-            os.unlink(early)
-            raise
 
     def get_request(self) -> tuple[socket.socket, Any]:
         try:
@@ -180,14 +161,6 @@ def _cut_off(connection: socket.socket) -> None:
         pass  # it has gone by itself
 
 
-def _inode(path: str) -> tuple[int, int] | None:
-    try:
-        seen = os.lstat(path)
-    except FileNotFoundError:
-        return None
-    return seen.st_dev, seen.st_ino
-
-
 def serve(address: str, registry: CollectorRegistry) -> Server:
     """Answer ``GET /metrics`` on an address, one of those that `read_address` knows, until ``close``.
 
@@ -196,8 +169,9 @@ def serve(address: str, registry: CollectorRegistry) -> Server:
     where = read_address(address)
     try:
         server = Server(where)
-    except OSError as error:
-        raise ValueError(f"cannot listen for metrics on {address!r}: {(error.strerror or str(error)).lower()}") from error
+    except (OSError, ValueError) as error:
+        reason = (error.strerror or str(error)).lower() if isinstance(error, OSError) else str(error)
+        raise ValueError(f"cannot listen for metrics on {address!r}: {reason}") from error
     server.set_app(_only_metrics(make_wsgi_app(registry)))
     server.start()
     return server

@@ -19,7 +19,6 @@ from agent.journal import (
     FORMATS,
     LEVELS,
     Journal,
-    Reply,
     Served,
     fields_of,
     json_line,
@@ -30,7 +29,7 @@ from agent.journal import (
     to_journald,
 )
 from agent.metrics import PHASES
-from cni.dispatch import dispatch
+from cni.dispatch import Reply, dispatch
 from cni.spec.result import error_document
 from tests.unit.test_docs import DOCS, FENCE, SPAN, rows, section
 
@@ -92,18 +91,6 @@ HOSTILE = [
 ]
 
 PAIR = re.compile(r'([a-z_]+)=("(?:[^"\\]|\\.)*"|[^ "=]+)(?: |$)')
-
-
-class Answer(msgspec.Struct, frozen=True):
-    """A reply as `cni.dispatch` gives it."""
-
-    stdout: bytes = b""
-    stderr: str = ""
-    code: int = 0
-    network: str = ""
-    addresses: tuple[str, ...] = ()
-    phases: tuple[tuple[str, float], ...] = ()
-    repairs: tuple[str, ...] = ()
 
 
 def parsed(text: str) -> dict[str, str]:
@@ -237,7 +224,8 @@ def test_json_has_the_same_keys_and_numbers_as_numbers() -> None:
 
 def test_a_call_is_told_from_its_environment_and_its_reply() -> None:
     env = {"CNI_COMMAND": "ADD", "CNI_CONTAINERID": "c0ffee", "CNI_IFNAME": "eth0", "CNI_NETNS": "/run/netns/x"}
-    reply: Reply = Answer(
+    reply = Reply(
+        1,
         stdout=error_document("1.1.0", 11, "busy", "later"),
         stderr="bridge: one\nbridge: two\n",
         code=11,
@@ -267,22 +255,22 @@ def test_a_call_is_told_from_its_environment_and_its_reply() -> None:
 
 @pytest.mark.parametrize("stdout", [b"", b"{", b"[]", b'{"msg": 1}', b'{"msg": "\xff"}', b"\xff"])
 def test_an_answer_that_is_no_error_object_has_no_message(stdout: bytes) -> None:
-    assert served("bridge", {}, Answer(stdout=stdout, code=999), 0, 0).msg == ""
+    assert served("bridge", {}, Reply(1, stdout=stdout, code=999), 0, 0).msg == ""
 
 
 def test_a_mistake_of_ours_is_an_error() -> None:
     no_bytes: Any = None
     env = {"CNI_COMMAND": "ADD", "CNI_CONTAINERID": "a", "CNI_NETNS": "/x", "CNI_IFNAME": "e", "CNI_PATH": "/"}
     reply = dispatch("bridge", env, no_bytes)
-    call = served("bridge", env, Answer(stdout=reply.stdout, stderr=reply.stderr, code=999), 0, 0)
+    call = served("bridge", env, Reply(1, stdout=reply.stdout, stderr=reply.stderr, code=999), 0, 0)
     assert level_of(call) == "error"
     assert "Traceback" in call.notes
 
 
 def test_a_failure_is_a_warning_and_success_is_info() -> None:
-    failed = Answer(stdout=error_document("1.1.0", 3, "gone", ""), code=3)
+    failed = Reply(1, stdout=error_document("1.1.0", 3, "gone", ""), code=3)
     assert level_of(served("bridge", {}, failed, 0, 0)) == "warning"
-    assert level_of(served("bridge", {}, Answer(), 0, 0)) == "info"
+    assert level_of(served("bridge", {}, Reply(1), 0, 0)) == "info"
 
 
 # Where lines go.

@@ -40,7 +40,7 @@ def test_socket_and_folder_are_their_owners_alone(path: str) -> None:
         os.umask(before)
     assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
     assert stat.S_IMODE(os.stat(os.path.dirname(path)).st_mode) == 0o700
-    assert sorted(os.listdir(os.path.dirname(path))) == [".listen.lock", "cni.sock"]
+    assert sorted(os.listdir(os.path.dirname(path))) == ["cni.sock"]
     assert not listener.socket.getblocking() and not os.get_inheritable(listener.socket.fileno())
     listener.close()
 
@@ -50,7 +50,16 @@ def test_close_takes_the_path_away(path: str) -> None:
     assert greets(path)
     listener.close()
     assert not os.path.lexists(path)
-    assert os.listdir(os.path.dirname(path)) == [".listen.lock"]
+    assert os.listdir(os.path.dirname(path)) == []
+
+
+def test_what_a_killed_agent_left_is_replaced(path: str) -> None:
+    os.makedirs(os.path.dirname(path))
+    with socket.socket(socket.AF_UNIX) as never_named:
+        never_named.bind(path + listen.EARLY)
+        listener = listen.listen(path)
+    assert os.listdir(os.path.dirname(path)) == ["cni.sock"] and greets(path)
+    listener.close()
 
 
 def test_a_stale_socket_is_replaced(path: str) -> None:
@@ -105,7 +114,7 @@ def test_what_is_no_socket_stays(path: str, kind: str) -> None:
     with pytest.raises(ValueError, match="is there and is no socket"):
         listen.listen(path)
     assert os.lstat(path) == before
-    assert [name for name in os.listdir(os.path.dirname(path)) if name.startswith("cni.sock.")] == []
+    assert os.listdir(os.path.dirname(path)) == ["cni.sock"]
 
 
 @pytest.mark.parametrize("bad", ["/proc/nowhere/cni.sock", "/dev/null/cni.sock"])
@@ -119,7 +128,7 @@ def test_a_path_that_is_too_long(tmp_path: Path) -> None:
     folder = tmp_path / ("x" * 120)
     with pytest.raises(OSError, match="too long"):
         listen.listen(str(folder / "cni.sock"))
-    assert [name for name in os.listdir(folder) if name != ".listen.lock"] == []
+    assert os.listdir(folder) == []
 
 
 # -- systemd's --
