@@ -1,8 +1,8 @@
 """The rtnetlink door: about fifteen verbs on the links, addresses and routes of one network namespace.
 
-A ``Kernel`` owns one socket that belongs to its namespace, so callers never hop. Errors are KernelErrors that say what was
-attempted and carry the kernel's own words where it gives some (extended acknowledgements). Verbs that remove are content
-with what is gone already.
+A ``Kernel`` owns one socket that belongs to its namespace (``cni.net.netlink``), so callers never hop. What it reads comes
+back as records (``cni.net.seen``). Errors are KernelErrors that say what was attempted. Verbs that remove are content with
+what is gone already.
 """
 
 from __future__ import annotations
@@ -10,65 +10,39 @@ from __future__ import annotations
 import errno as errors
 import os
 import socket
-import struct
-from functools import lru_cache
-from ipaddress import IPv4Network, ip_address, ip_interface
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from cni.net import messages as m
-from cni.net import netns
-from cni.net.facts import Link, RouteSeen, Vlan
-from cni.spec.addresses import Cidr, is_v6
-from cni.spec.errors import CNIError, KernelError, TryAgain, UnsupportedField
+from cni.net.netlink import Request, Wire, failure
+from cni.net.seen import IFF_PROMISC, IFF_UP, RTN_UNICAST, address_of, link_of, operstate_of, routes_of, vlans_of
+from cni.spec.addresses import is_v6
+from cni.spec.errors import CNIError, KernelError, UnsupportedField
 from cni.spec.result import SCOPE_LINK
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from ipaddress import IPv4Network
 
+    from cni.net.facts import Link, RouteSeen, Vlan
+    from cni.spec.addresses import Cidr
     from cni.spec.result import Route
 
-IFF_UP, IFF_PROMISC = 0x1, 0x100
 IFA_F_NODAD, IFA_F_DADFAILED, IFA_F_TENTATIVE = 0x02, 0x08, 0x40
 RT_TABLE_UNSPEC, RT_TABLE_MAIN = 0, 254
 RTPROT_STATIC = 4
 RT_SCOPE_UNIVERSE = 0
-RTN_UNICAST = 1
 
 # BRIDGE_FLAGS_SELF: the bridge itself, not the bridge that a port belongs to.
 _BRIDGE_SELF = 2
 
 # RTEXT_FILTER_*: ask for a bridge port's VLANs; leave out the statistics that nobody here reads.
-_EXT_VLAN, _EXT_COMPRESSED, _EXT_NO_STATS = 2, 4, 8
-
-_SOL_NETLINK, _CAP_ACK, _EXT_ACK, _STRICT = 270, 10, 11, 12
-
-# An interrupted dump may have missed objects; the reference tries five times and then trusts the rest (P#1121). We report it.
-_DUMP_TRIES = 10
-
-# The kernel answers each request at once; a silent socket means something is badly wrong.
-_TIMEOUT_S = 20
-_TIMEOUT = struct.pack("@ll", _TIMEOUT_S, 0)  # struct timeval
+_EXT_VLAN, _EXT_NO_STATS = 2, 8
 
 # Queues of each end of a veth. The kernel's default, since Linux 5.16, is one for each possible processor, of which only
 # XDP ever uses a second; each is memory and files in sysfs, and creating a pair takes 0.1 ms longer with two.
 _ONE_QUEUE = [["IFLA_NUM_TX_QUEUES", 1], ["IFLA_NUM_RX_QUEUES", 1]]
 
-# IF_OPER_*, by their numbers (RFC 2863).
-_OPERSTATES = ("unknown", "notpresent", "down", "lowerlayerdown", "testing", "dormant", "up", "")
-
-# struct bridge_vlan_info: flags, VLAN.
-_VLAN_INFO = struct.Struct("=HH")
-
 _GONE = (errors.ENODEV, errors.ENOENT, errors.ESRCH, errors.EADDRNOTAVAIL)
-
-
-class Request(NamedTuple):
-    """A message to be sent: type, flags beyond REQUEST, fixed fields, attributes."""
-
-    kind: int
-    flags: int
-    fields: dict[str, Any]
-    attrs: list[Any]
 
 
 class Kernel:
@@ -76,19 +50,13 @@ class Kernel:
 
     def __init__(self, fd: int | None = None) -> None:
         self.fd = fd
-        self._socket = netns.open_socket(fd, socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
-        # Not by settimeout, which would have Python poll before each send and recv.
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _TIMEOUT)
-        self._socket.bind((0, 0))
-        for option in (_CAP_ACK, _EXT_ACK, _STRICT):
-            self._socket.setsockopt(_SOL_NETLINK, option, 1)
-        self._sequence = 0
+        self._wire = Wire(fd)
         self._indexes: dict[str, int] = {}
         self._absent: set[str] = set()  # names that nothing had when this call looked
 
     def close(self) -> None:
         """Close the socket."""
-        self._socket.close()
+        self._wire.close()
 
     def forget(self) -> None:
         """Forget what was seen of links: by the next call it may be otherwise."""
@@ -108,12 +76,12 @@ class Kernel:
     def links(self) -> list[Link]:
         """All links."""
         attrs = [["IFLA_EXT_MASK", _EXT_NO_STATS]]
-        return [_as_link(message) for message in self._dump(m.RTM_GETLINK, {}, attrs, "cannot list links")]
+        return [link_of(message) for message in self._wire.dump(m.RTM_GETLINK, {}, attrs, "cannot list links")]
 
     def operstate(self, name: str) -> str:
         """A link's operational state (RFC 2863) in lower case; ``gone`` when there is no such link."""
         message = self._told([["IFLA_IFNAME", name]], 0, f"cannot look up link {name}")
-        return "gone" if message is None else _operstate(message)
+        return "gone" if message is None else operstate_of(message)
 
     def addresses(self, ifname: str) -> tuple[Cidr, ...]:
         """A link's addresses in the kernel's order, link-local ones included; empty when there is no such link."""
@@ -121,7 +89,7 @@ class Kernel:
         if not index:
             return ()
         seen = self._of_link(ifname, m.RTM_GETADDR, {"index": index}, [], f"cannot list addresses of {ifname}")
-        return tuple(_as_address(message) for message in seen if message["index"] == index)
+        return tuple(address_of(message) for message in seen if message["index"] == index)
 
     def routes(self, ifname: str) -> tuple[RouteSeen, ...]:
         """The unicast routes through a link, of every table."""
@@ -133,7 +101,7 @@ class Kernel:
             fields = {"family": family, "table": RT_TABLE_UNSPEC}
             words = f"cannot list routes of {ifname}"
             for message in self._of_link(ifname, m.RTM_GETROUTE, fields, [["RTA_OIF", index]], words):
-                seen += _as_routes(message, index)
+                seen += routes_of(message, index)
         return tuple(seen)
 
     def vlans(self, name: str) -> tuple[Vlan, ...]:
@@ -141,9 +109,9 @@ class Kernel:
         index = self._index(name, must=False)
         fields = {"family": socket.AF_BRIDGE}
         attrs = [["IFLA_EXT_MASK", _EXT_VLAN | _EXT_NO_STATS]]
-        for message in self._dump(m.RTM_GETLINK, fields, attrs, "cannot list VLANs"):
+        for message in self._wire.dump(m.RTM_GETLINK, fields, attrs, "cannot list VLANs"):
             if message["index"] == index:
-                return _as_vlans(message)
+                return vlans_of(message)
         return ()
 
     # Changing.
@@ -210,7 +178,7 @@ class Kernel:
         self._absent.discard(name)
         self._indexes.pop(name, None)
         try:
-            self._run(words, create, _change(name, after))
+            self._wire.run(words, create, _change(name, after))
         except KernelError as error:
             # The later message failed although the first one made the link: what a failed call made must not stay.
             if error.errno != errors.EEXIST:
@@ -219,7 +187,7 @@ class Kernel:
 
     def set_mac(self, name: str, mac: str) -> None:
         """Set a link's hardware address."""
-        self._run(f"cannot set the hardware address of {name} to {mac}", _change(name, [["IFLA_ADDRESS", mac]]))
+        self._wire.run(f"cannot set the hardware address of {name} to {mac}", _change(name, [["IFLA_ADDRESS", mac]]))
 
     def set_link(
         self, name: str, up: bool | None = None, promisc: bool | None = None, vlan_filtering: bool | None = None
@@ -234,7 +202,7 @@ class Kernel:
         request = _change(name, attrs)
         request.fields.update({"flags": flags, "change": change})
         try:
-            self._run(f"cannot change link {name}", request)
+            self._wire.run(f"cannot change link {name}", request)
         except KernelError as error:
             raise _without_vlans(error) if vlan_filtering else error from error
 
@@ -260,8 +228,8 @@ class Kernel:
     def dad_state(self, ifname: str) -> tuple[tuple[Cidr, ...], tuple[Cidr, ...]]:
         """The link's addresses whose duplicate address detection still runs, and those where it found a duplicate."""
         index = self._index(ifname)
-        seen = self._dump(m.RTM_GETADDR, {"index": index, "family": socket.AF_INET6}, [], f"cannot list {ifname}")
-        flagged = [(_as_address(message), message.number("IFA_FLAGS") or message["flags"]) for message in seen]
+        seen = self._wire.dump(m.RTM_GETADDR, {"index": index, "family": socket.AF_INET6}, [], f"cannot list {ifname}")
+        flagged = [(address_of(message), message.number("IFA_FLAGS") or message["flags"]) for message in seen]
         failed = tuple(address for address, flags in flagged if flags & IFA_F_DADFAILED)
         return tuple(a for a, flags in flagged if flags & IFA_F_TENTATIVE and a not in failed), failed
 
@@ -334,14 +302,14 @@ class Kernel:
             if entries
         ]
         if requests:
-            self._run(f"cannot set VLANs of bridge port {name}", *requests)
+            self._wire.run(f"cannot set VLANs of bridge port {name}", *requests)
 
     def admit_vlan(self, bridge: str, vid: int, on: bool) -> None:
         """Let frames of a VLAN reach the bridge itself, tagged, or no longer."""
         entries = [["IFLA_BRIDGE_FLAGS", _BRIDGE_SELF], ["IFLA_BRIDGE_VLAN_INFO", {"flags": 0, "vid": vid}]]
         fields = {"family": socket.AF_BRIDGE, "index": self._index(bridge)}
         request = Request(m.RTM_SETLINK if on else m.RTM_DELLINK, 0, fields, [["IFLA_AF_SPEC", {"attrs": entries}]])
-        self._run(f"cannot {'add' if on else 'remove'} VLAN {vid} of bridge {bridge} itself", request)
+        self._wire.run(f"cannot {'add' if on else 'remove'} VLAN {vid} of bridge {bridge} itself", request)
 
     def create_vlan(self, name: str, lower: str, vid: int) -> bool:
         """Create the 802.1Q interface of a link's VLAN and bring it up; False when one of the name is there already.
@@ -365,15 +333,15 @@ class Kernel:
             if attrs:
                 self._absent.add(attrs[0][1])
             return None
-        link = _as_link(message)
+        link = link_of(message)
         self._indexes[link.name] = link.index
         return link
 
     def _told(self, attrs: list[Any], index: int, words: str) -> m.Message | None:
         """The kernel's message about one link; None when there is no such link."""
-        answer = self._exchange(words, Request(m.RTM_GETLINK, 0, {"index": index}, [*attrs, ["IFLA_EXT_MASK", _EXT_NO_STATS]]))
+        answer = self._wire.ask(words, Request(m.RTM_GETLINK, 0, {"index": index}, [*attrs, ["IFLA_EXT_MASK", _EXT_NO_STATS]]))
         if answer.errno and answer.errno not in (errors.ENODEV, errors.EINVAL, errors.ERANGE):
-            raise _failure(words, answer)
+            raise failure(words, answer)
         return answer.message
 
     def _index(self, name: str, must: bool = True) -> int:
@@ -404,7 +372,7 @@ class Kernel:
 
     def _create(self, words: str, request: Request) -> bool:
         try:
-            self._run(words, request)
+            self._wire.run(words, request)
         except KernelError as error:
             if error.errno == errors.EEXIST:
                 return False
@@ -413,94 +381,26 @@ class Kernel:
 
     def _remove(self, words: str, request: Request) -> bool:
         try:
-            self._run(words, request)
+            self._wire.run(words, request)
         except KernelError as error:
             if error.errno in _GONE:
                 return False
             raise
         return True
 
-    def _run(self, words: str, *requests: Request) -> None:
-        """Send requests as one datagram and wait for every acknowledgement; the first error is raised."""
-        failure: KernelError | None = None
-        first = self._sequence + 1
-        data = b"".join(self._encoded(request, m.NLM_F_ACK) for request in requests)
-        self._send(words, data)
-        pending = set(range(first, self._sequence + 1))
-        while pending:
-            for answer in self._receive(words):
-                if answer.kind == m.NLMSG_ERROR and answer.sequence in pending:
-                    pending.discard(answer.sequence)
-                    if answer.errno and failure is None:
-                        failure = _failure(words, answer)
-        if failure is not None:
-            raise failure
-
-    def _exchange(self, words: str, request: Request) -> m.Answer:
-        """Send one request for a single object and return the answer to it, be it an error."""
-        self._send(words, self._encoded(request, 0))
-        while True:
-            for answer in self._receive(words):
-                if answer.sequence == self._sequence:
-                    return answer
-
-    def _dump(self, kind: int, fields: dict[str, Any], attrs: list[Any], words: str) -> list[m.Message]:
-        """All objects of a kind. An interrupted dump is repeated; one that never holds still is reported, not trusted."""
-        for _ in range(_DUMP_TRIES):
-            self._send(words, self._encoded(Request(kind, m.NLM_F_DUMP, fields, attrs), 0))
-            found: list[m.Message] = []
-            interrupted = done = False
-            while not done:
-                for answer in self._receive(words):
-                    if answer.sequence != self._sequence:
-                        continue
-                    interrupted |= answer.interrupted
-                    if answer.errno:
-                        raise _failure(words, answer)
-                    if answer.kind in (m.NLMSG_DONE, m.NLMSG_ERROR):
-                        done = True
-                    elif answer.message is not None:
-                        found.append(answer.message)
-            if not interrupted:
-                return found
-        raise TryAgain(f"{words}: the kernel's tables changed during each of {_DUMP_TRIES} tries")
-
     def _of_link(self, ifname: str, kind: int, fields: dict[str, Any], attrs: list[Any], words: str) -> list[m.Message]:
         """All objects of a link; none when it went away since its index was read."""
         try:
-            return self._dump(kind, fields, attrs, words)
+            return self._wire.dump(kind, fields, attrs, words)
         except KernelError as error:
             if error.errno not in _GONE:
                 raise
             self._indexes.pop(ifname, None)
             return []
 
-    def _encoded(self, request: Request, flags: int) -> bytes:
-        self._sequence += 1
-        return m.encode(request.kind, request.flags | flags, self._sequence, request.fields, request.attrs)
-
-    def _send(self, words: str, data: bytes) -> None:
-        try:
-            self._socket.send(data)
-        except OSError as error:
-            raise KernelError(words, error) from error
-
-    def _receive(self, words: str) -> list[m.Answer]:
-        try:
-            return m.decode(self._socket.recv(1 << 18))
-        except BlockingIOError as error:
-            raise CNIError(f"{words}: the kernel did not answer within {_TIMEOUT_S} s") from error
-        except OSError as error:
-            raise KernelError(words, error) from error
-
 
 def _change(name: str, attrs: list[Any]) -> Request:
     return Request(m.RTM_NEWLINK, 0, {}, [["IFLA_IFNAME", name], *attrs])
-
-
-def _failure(words: str, answer: m.Answer) -> KernelError:
-    reason = os.strerror(answer.errno)
-    return KernelError(words, OSError(answer.errno, f"{reason} ({answer.words})" if answer.words else reason))
 
 
 def _without_vlans(error: KernelError) -> CNIError:
@@ -515,67 +415,3 @@ def random_mac() -> str:
     raw = bytearray(os.urandom(6))
     raw[0] = raw[0] & 0xFC | 0x02
     return ":".join(f"{byte:02x}" for byte in raw)
-
-
-def _as_link(message: m.Message) -> Link:
-    info = message.nested("IFLA_LINKINFO")
-    kind = info.text("IFLA_INFO_KIND")
-    bridge = info.nested("IFLA_INFO_DATA") if kind == "bridge" else None
-    port = info.nested("IFLA_INFO_SLAVE_DATA") if info.text("IFLA_INFO_SLAVE_KIND") == "bridge" else None
-    flags = message["flags"]
-    return Link(
-        index=message["index"],
-        name=message.text("IFLA_IFNAME"),
-        kind=kind,
-        mac=message.mac("IFLA_ADDRESS"),
-        mtu=message.number("IFLA_MTU"),
-        up=bool(flags & IFF_UP),
-        operstate=_operstate(message),
-        master=message.number("IFLA_MASTER"),
-        promisc=bool(flags & IFF_PROMISC),
-        alias=message.text("IFLA_IFALIAS"),
-        peer_index=message.number("IFLA_LINK"),
-        peer_elsewhere=message.raw("IFLA_LINK_NETNSID") is not None,
-        vlan_filtering=bool(bridge and bridge.number("IFLA_BR_VLAN_FILTERING")),
-        hairpin=bool(port and port.number("IFLA_BRPORT_MODE")),
-        isolated=bool(port and port.number("IFLA_BRPORT_ISOLATED")),
-    )
-
-
-def _operstate(message: m.Message) -> str:
-    return _OPERSTATES[min(message.number("IFLA_OPERSTATE"), len(_OPERSTATES) - 1)]
-
-
-def _as_address(message: m.Message) -> Cidr:
-    return _interface(message.raw("IFA_LOCAL") or message.raw("IFA_ADDRESS") or b"", message["prefixlen"])
-
-
-@lru_cache(512)
-def _interface(packed: bytes, length: int) -> Cidr:
-    """An address with its prefix length. The gateway's is seen at every call, and takes 0.03 ms to make."""
-    return ip_interface((packed, length))
-
-
-def _as_routes(message: m.Message, index: int) -> list[RouteSeen]:
-    """A route message as the routes it has through the link: one, or one for each of its next hops."""
-    if message["type"] != RTN_UNICAST:
-        return []
-    any_address = b"\0" * (16 if message["family"] == socket.AF_INET6 else 4)
-    dst = _interface(message.raw("RTA_DST") or any_address, message["dst_len"])
-    gateways = [hop for out, hop in message.next_hops() if out == index]
-    return [
-        RouteSeen(
-            dst=dst,
-            gw=ip_address(gateway) if gateway else None,
-            table=message.number("RTA_TABLE") or message["table"],
-            scope=message["scope"],
-            priority=message.number("RTA_PRIORITY"),
-            protocol=message["proto"],
-        )
-        for gateway in gateways
-    ]
-
-
-def _as_vlans(message: m.Message) -> tuple[Vlan, ...]:
-    entries = (_VLAN_INFO.unpack(raw) for raw in message.nested("IFLA_AF_SPEC").raws("IFLA_BRIDGE_VLAN_INFO"))
-    return tuple(Vlan(vid, bool(flags & 0x2), bool(flags & 0x4)) for flags, vid in entries)

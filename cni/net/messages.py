@@ -2,7 +2,7 @@
 
 Only its message definitions are wanted here, but ``import pyroute2`` runs the package's ``__init__``: 270 modules with
 asyncio and ssl, 95 ms at every plugin call. ``_load`` therefore registers the package's name with its path alone, so that the
-modules of definitions load without it, in 17 ms. The sockets are ``cni.net.kernel``'s.
+modules of definitions load without it, in 17 ms. The socket is ``cni.net.netlink``'s.
 
 Numbers, kinds and layouts are pyroute2's; the bytes are packed and cut here. Its classes do that for every message there is, in
 thousands of steps: encoding took 0.03 to 0.12 ms for a request, decoding 0.2 ms for a link with its sixty attributes, of which

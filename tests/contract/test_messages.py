@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from cni.net import messages as m
-from cni.net.kernel import Kernel, Request
+from cni.net.kernel import Kernel
+from cni.net.netlink import Request, Wire
 from cni.spec.addresses import parse_cidr
 from tests.harness.node import Node
 
@@ -118,7 +119,7 @@ def datagrams() -> Iterator[list[bytes]]:
     """What a kernel with a bridge, a veth, routes and addresses answers when asked for all of them."""
     heard: list[bytes] = []
 
-    class Hearing(Kernel):
+    class Hearing(Wire):
         def _receive(self, words: str) -> list[m.Answer]:
             heard.append(self._socket.recv(1 << 18))
             return m.decode(heard[-1])
@@ -126,7 +127,7 @@ def datagrams() -> Iterator[list[bytes]]:
     with Node() as node:
         pod = node.pod("pod")
         fds = [os.open(f"/proc/{node.pid}/ns/net", os.O_RDONLY), os.open(f"/proc/{node.pid}/root{pod}", os.O_RDONLY)]
-        root = Hearing(fds[0])
+        root, wire = Kernel(fds[0]), Hearing(fds[0])
         try:
             root.create_bridge("br0", 1400, False)
             root.create_veth(
@@ -144,17 +145,17 @@ def datagrams() -> Iterator[list[bytes]]:
                 root.add_address("br0", parse_cidr(address))
             node.sh("ip route add 10.9.0.0/24 nexthop via 10.0.0.2 nexthop via 10.0.0.3")
             node.sh("ip route add 10.8.0.0/24 via 10.0.0.4 metric 5 table 1000")
-            heard.clear()
             for kind, fields in (
                 (m.RTM_GETLINK, {}),
                 (m.RTM_GETADDR, {}),
                 (m.RTM_GETROUTE, {"family": 2}),
                 (m.RTM_GETROUTE, {"family": 10}),
             ):
-                assert root._dump(kind, fields, [], "cannot list")
+                assert wire.dump(kind, fields, [], "cannot list")
             yield heard
         finally:
             root.close()
+            wire.close()
             for fd in fds:
                 os.close(fd)
 

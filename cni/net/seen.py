@@ -1,0 +1,88 @@
+"""The kernel's messages about links, addresses and routes as records of ``cni.net.facts``. No I/O."""
+
+from __future__ import annotations
+
+import socket
+import struct
+from functools import lru_cache
+from ipaddress import ip_address, ip_interface
+from typing import TYPE_CHECKING
+
+from cni.net.facts import Link, RouteSeen, Vlan
+
+if TYPE_CHECKING:
+    from cni.net.messages import Message
+    from cni.spec.addresses import Cidr
+
+IFF_UP, IFF_PROMISC = 0x1, 0x100
+RTN_UNICAST = 1
+
+# IF_OPER_*, by their numbers (RFC 2863).
+_OPERSTATES = ("unknown", "notpresent", "down", "lowerlayerdown", "testing", "dormant", "up", "")
+
+# struct bridge_vlan_info: flags, VLAN.
+_VLAN_INFO = struct.Struct("=HH")
+
+
+def link_of(message: Message) -> Link:
+    info = message.nested("IFLA_LINKINFO")
+    kind = info.text("IFLA_INFO_KIND")
+    bridge = info.nested("IFLA_INFO_DATA") if kind == "bridge" else None
+    port = info.nested("IFLA_INFO_SLAVE_DATA") if info.text("IFLA_INFO_SLAVE_KIND") == "bridge" else None
+    flags = message["flags"]
+    return Link(
+        index=message["index"],
+        name=message.text("IFLA_IFNAME"),
+        kind=kind,
+        mac=message.mac("IFLA_ADDRESS"),
+        mtu=message.number("IFLA_MTU"),
+        up=bool(flags & IFF_UP),
+        operstate=operstate_of(message),
+        master=message.number("IFLA_MASTER"),
+        promisc=bool(flags & IFF_PROMISC),
+        alias=message.text("IFLA_IFALIAS"),
+        peer_index=message.number("IFLA_LINK"),
+        peer_elsewhere=message.raw("IFLA_LINK_NETNSID") is not None,
+        vlan_filtering=bool(bridge and bridge.number("IFLA_BR_VLAN_FILTERING")),
+        hairpin=bool(port and port.number("IFLA_BRPORT_MODE")),
+        isolated=bool(port and port.number("IFLA_BRPORT_ISOLATED")),
+    )
+
+
+def operstate_of(message: Message) -> str:
+    return _OPERSTATES[min(message.number("IFLA_OPERSTATE"), len(_OPERSTATES) - 1)]
+
+
+def address_of(message: Message) -> Cidr:
+    return _interface(message.raw("IFA_LOCAL") or message.raw("IFA_ADDRESS") or b"", message["prefixlen"])
+
+
+@lru_cache(512)
+def _interface(packed: bytes, length: int) -> Cidr:
+    """An address with its prefix length. The gateway's is seen at every call, and takes 0.03 ms to make."""
+    return ip_interface((packed, length))
+
+
+def routes_of(message: Message, index: int) -> list[RouteSeen]:
+    """A route message as the routes it has through the link: one, or one for each of its next hops."""
+    if message["type"] != RTN_UNICAST:
+        return []
+    any_address = b"\0" * (16 if message["family"] == socket.AF_INET6 else 4)
+    dst = _interface(message.raw("RTA_DST") or any_address, message["dst_len"])
+    gateways = [hop for out, hop in message.next_hops() if out == index]
+    return [
+        RouteSeen(
+            dst=dst,
+            gw=ip_address(gateway) if gateway else None,
+            table=message.number("RTA_TABLE") or message["table"],
+            scope=message["scope"],
+            priority=message.number("RTA_PRIORITY"),
+            protocol=message["proto"],
+        )
+        for gateway in gateways
+    ]
+
+
+def vlans_of(message: Message) -> tuple[Vlan, ...]:
+    entries = (_VLAN_INFO.unpack(raw) for raw in message.nested("IFLA_AF_SPEC").raws("IFLA_BRIDGE_VLAN_INFO"))
+    return tuple(Vlan(vid, bool(flags & 0x2), bool(flags & 0x4)) for flags, vid in entries)
