@@ -352,6 +352,7 @@ def _socket(path: Path) -> None:
 
 
 def test_waiting_for_the_lock_has_an_end(folder: Path, notes: list[str]) -> None:
+    descriptors = len(os.listdir("/proc/self/fd"))
     with writing(folder, notes):
         began = time.monotonic()
         with pytest.raises(TryAgain, match=str(folder / "lock")), writing(folder, notes, patience_s=0.2):
@@ -359,6 +360,10 @@ def test_waiting_for_the_lock_has_an_end(folder: Path, notes: list[str]) -> None
         assert 0.2 <= time.monotonic() - began < 5
     with writing(folder, notes, patience_s=5) as leases:  # the one that gave up does not hold it now
         assert leases.reserve(V4, ONE) is True
+    until = time.monotonic() + 5
+    while len(os.listdir("/proc/self/fd")) > descriptors and time.monotonic() < until:
+        time.sleep(0.01)
+    assert len(os.listdir("/proc/self/fd")) == descriptors, "the thread that waited did not close the lock"
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/null"), os.mkdir, _socket])
