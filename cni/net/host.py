@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+from _thread import allocate_lock
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -29,14 +30,19 @@ class Doors:
 
     def __init__(self) -> None:
         self._idle: list[Kernel] = []
+        self._nft: Nft | None = None
+        self._guard = allocate_lock()
         self.removals = Removals()
 
-    @cached_property
+    @property
     def nft(self) -> Nft:
-        """The host's nftables."""
+        """The host's nftables; one, also when several calls need it first at the same time."""
         from cni.nft.apply import Nft
 
-        return Nft()
+        with self._guard:
+            if self._nft is None:
+                self._nft = Nft()
+            return self._nft
 
     def borrow(self) -> Kernel:
         """A kernel door of the host's namespace for one call alone: an answer must reach who asked."""
@@ -55,8 +61,8 @@ class Doors:
         """Close what nobody uses at the moment."""
         while self._idle:
             self._idle.pop().close()
-        if "nft" in self.__dict__:
-            self.nft.close()
+        if self._nft is not None:
+            self._nft.close()
 
 
 class Host:
