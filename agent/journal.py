@@ -29,7 +29,14 @@ Fields = list[tuple[str, Value]]
 LEVELS = {"info": 6, "warning": 4, "error": 3}
 
 # What the agent tells beside calls, and how urgent that is.
-EVENTS = {"started": "info", "listening": "info", "stopping": "info", "stopped": "info", "refused": "warning"}
+EVENTS = {
+    "listening": "info",
+    "stopping": "info",
+    "stopped": "info",
+    "replaced": "warning",
+    "declined": "warning",
+    "refused": "warning",
+}
 
 # How `cni.dispatch` begins the message of a mistake of ours.
 INTERNAL = "internal error: "

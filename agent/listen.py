@@ -7,6 +7,7 @@ only when it is still its own.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import socket
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 BACKLOG = 4096
 FOLDER_MODE = 0o700
 
+# unix(7) has 108 bytes for a path and its end.
+LONGEST_PATH = 107
+
 # What the name of a socket's file ends with until it listens.
 EARLY = ".new"
 
@@ -30,10 +34,12 @@ FIRST_PASSED = 3
 
 
 class Listener:
-    """A listening unix stream socket, non-blocking. ``passed`` says that it is systemd's, which keeps it when we end."""
+    """A listening unix stream socket, non-blocking. ``passed`` says that it is systemd's, which keeps it when we end;
+    ``replaced``, that somebody else was listening at the path.
+    """
 
-    def __init__(self, sock: socket.socket, path: str, inode: Inode | None) -> None:
-        self.socket, self.path, self.passed = sock, path, inode is None
+    def __init__(self, sock: socket.socket, path: str, inode: Inode | None, replaced: bool = False) -> None:
+        self.socket, self.path, self.passed, self.replaced = sock, path, inode is None, replaced
         self._inode = inode
 
     def close(self) -> None:
@@ -43,23 +49,36 @@ class Listener:
 
 
 def listen(path: str) -> Listener:
-    """Make the socket of a path, in a folder that only root can enter; what was there before is replaced. Errors as
-    ``take_path`` has them.
-    """
-    os.makedirs(os.path.dirname(path), mode=FOLDER_MODE, exist_ok=True)
+    """Make the socket of a path; what was there before is replaced. Errors as ``take_path`` has them."""
+    check_path(path)
+    replaced = _somebody_listens(path)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
-        return Listener(sock, path, take_path(sock, path, BACKLOG))
+        return Listener(sock, path, take_path(sock, path, BACKLOG), replaced)
     except BaseException:
         sock.close()
         raise
 
 
+def check_path(path: str) -> None:
+    """Refuse what can be no socket's path: ValueError says why. Relative ones are: the agent's folder is nobody's."""
+    if not path.startswith("/") or path.endswith("/") or not path.isprintable():
+        raise ValueError(f"a socket needs an absolute path of printable characters, not {path!r}")
+    if len(os.fsencode(path + EARLY)) > LONGEST_PATH:
+        raise ValueError(f"path too long: a socket's has at most {LONGEST_PATH - len(EARLY)} bytes")
+
+
 def take_path(sock: socket.socket, path: str, backlog: int) -> Inode:
     """Have a socket listen at a path, for its owner alone, in the place of another socket; what ``leave_path`` needs to know.
 
-    OSError when that is not possible, ValueError when something that is no socket has the path.
+    A folder that is missing is made, for its owner alone. OSError when that is not possible, ValueError when something that is
+    no socket has the path, or others may write the folder: they could put a socket of their own there.
     """
+    folder = os.path.dirname(path)
+    os.makedirs(folder, mode=FOLDER_MODE, exist_ok=True)
+    mode = os.stat(folder).st_mode
+    if mode & (stat.S_IWGRP | stat.S_IWOTH) and not mode & stat.S_ISVTX:
+        raise ValueError(f"others than its owner may write {folder}, and so replace the socket: chmod go-w {folder}")
     early = path + EARLY
     with _alone(path):
         if os.path.lexists(path) and not stat.S_ISSOCK(os.lstat(path).st_mode):
@@ -126,6 +145,11 @@ def _alone(path: str) -> Iterator[None]:
         yield
     finally:
         os.close(folder)
+
+
+def _somebody_listens(path: str) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as client:
+        return client.connect_ex(path) in (0, errno.EAGAIN)
 
 
 def _inode(path: str) -> Inode | None:

@@ -19,7 +19,7 @@ from prometheus_client import (
     ProcessCollector,
     disable_created_metrics,
 )
-from prometheus_client.metrics_core import GaugeMetricFamily
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily
 
 from cni import __version__, trace
 from cni.registry import PLUGINS
@@ -29,7 +29,7 @@ from cni.spec.result import printable
 from ipam.registry import PROVIDERS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     from agent.journal import Served
 
@@ -64,20 +64,33 @@ disable_created_metrics()  # type: ignore[no-untyped-call]
 
 
 class Metrics:
-    """Counts what happens (``observe``, ``repaired``) and asks for what is (the callables, at each scrape).
+    """Counts calls (``observe``) and asks for what is (the callables, at each scrape).
 
-    ``running`` and ``waiting`` tell how many calls are at work and in the queue. ``census`` yields for each store of
-    leases its folder, how many leases it has, and how many addresses its ranges have, 0 where nobody knows. All three are
+    ``running`` and ``waiting`` tell how many calls are at work and in the queue, ``declined`` how many were not served, by
+    reason, ``lost`` how many lines of the log. ``census`` yields for each store of
+    leases its folder, how many leases it has, and how many addresses its ranges have, 0 where nobody knows. All are
     called from the thread that serves. ``census`` may raise: a store that cannot be read costs only the samples of leases.
     """
 
-    def __init__(self, running: Callable[[], int], waiting: Callable[[], int], census: Census) -> None:
+    def __init__(
+        self,
+        running: Callable[[], int],
+        waiting: Callable[[], int],
+        declined: Callable[[], Mapping[str, int]],
+        lost: Callable[[], int],
+        census: Census,
+    ) -> None:
         self.registry = CollectorRegistry(auto_describe=False)
         self._calls = self._counter("calls", "Plugin calls that were answered.", "plugin", "verb", "code")
         self._seconds = self._histogram("call", "Time of a plugin call, that in the queue included.", "plugin", "verb")
         self._phases = self._histogram("phase", "Time of a part of a plugin call.", "plugin", "verb", "phase")
         self._gauge("calls_running", "Plugin calls at work.", running)
         self._gauge("calls_waiting", "Plugin calls in the queue.", waiting)
+        told = "Calls that the agent left to their clients."
+        self.registry.register(_Asked("declined", told, ("reason",), lambda: {(why,): n for why, n in declined().items()}))
+        self.registry.register(
+            _Asked("log_lines_lost", "Lines that could not be written to the log.", (), lambda: {(): lost()})
+        )
         self._repairs = self._counter("repairs", "What was put right without anybody having asked for it.", "kind")
         for kind in REPAIRS:
             self._repairs.labels(kind)
@@ -102,11 +115,7 @@ class Metrics:
             count = self._known.get(bounded) or self._known.setdefault(bounded, self._counting(*bounded))
         count(call)
         for kind in call.repairs:
-            self.repaired(kind)
-
-    def repaired(self, kind: str) -> None:
-        """Count one repair, of a kind in `REPAIRS`."""
-        self._repairs.labels(kind if kind in REPAIRS else OTHER).inc()
+            self._repairs.labels(kind if kind in REPAIRS else OTHER).inc()
 
     def _counting(self, plugin: str, verb: str, code: int) -> Callable[[Served], None]:
         """How to count a call of one plugin, verb and code; finding a metric by its labels costs more than counting."""
@@ -138,6 +147,20 @@ class Metrics:
 
     def _gauge(self, name: str, told: str, value: Callable[[], int]) -> None:
         Gauge(f"podwire_{name}", told, registry=self.registry).set_function(value)
+
+
+class _Asked:
+    """The collector of what others count, asked for at the moment of the scrape: numbers by the values of some labels."""
+
+    def __init__(self, name: str, told: str, labels: tuple[str, ...], ask: Callable[[], Mapping[tuple[str, ...], int]]) -> None:
+        self._name, self._told, self._labels, self._ask = f"podwire_{name}", told, labels, ask
+
+    def collect(self) -> list[CounterMetricFamily]:
+        """Ask now."""
+        found = CounterMetricFamily(self._name, self._told, labels=self._labels)
+        for values, count in self._ask().items():
+            found.add_metric(values, count)
+        return [found]
 
 
 class _Leases:

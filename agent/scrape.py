@@ -7,7 +7,6 @@ knows what is counted, only when somebody wants metrics.
 
 from __future__ import annotations
 
-import os
 import socket
 import sys
 import threading
@@ -20,7 +19,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 import msgspec
 from prometheus_client import make_wsgi_app
 
-from agent.listen import EARLY, leave_path, take_path
+from agent.listen import check_path, leave_path, take_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -35,9 +34,6 @@ IDLE_S = 3600.0
 
 # What `serve` takes, for messages.
 FORMS = "use unix:/PATH, 127.0.0.1:PORT, [::1]:PORT or localhost:PORT"
-
-# unix(7) has 108 bytes for a path and its end.
-LONGEST_PATH = 107
 
 
 class Where(msgspec.Struct, frozen=True):
@@ -59,7 +55,12 @@ class Where(msgspec.Struct, frozen=True):
 def read_address(address: str) -> Where:
     """Understand ``unix:/path``, ``127.0.0.1:PORT``, ``[::1]:PORT`` and ``localhost:PORT``. ValueError says what is wrong."""
     if address.startswith("unix:"):
-        return Where(path=_socket_path(address))
+        path = address.removeprefix("unix:")
+        try:
+            check_path(path)
+        except ValueError as error:
+            raise ValueError(f"metrics address {address!r}: {error}") from None
+        return Where(path=path)
     host, _, port = address.rpartition(":")
     if not host or not port.isascii() or not port.isdigit() or len(port) > 5 or int(port) > 65535:
         raise ValueError(f"metrics address {address!r} is not understood: {FORMS}")
@@ -75,21 +76,12 @@ def read_address(address: str) -> Where:
     return Where(host=f"[{ip}]" if ip.version == 6 else str(ip), port=int(port))
 
 
-def _socket_path(address: str) -> str:
-    path = address.removeprefix("unix:")
-    if not path.startswith("/") or path.endswith("/") or not path.isprintable():
-        raise ValueError(f"metrics address {address!r}: a socket needs an absolute path of printable characters")
-    if len(os.fsencode(path + EARLY)) > LONGEST_PATH:
-        raise ValueError(f"metrics address {address!r}: the path of a socket has at most {LONGEST_PATH - len(EARLY)} bytes")
-    return path
-
-
 class _Handler(WSGIRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:
         """A scrape is not worth a line."""
 
 
-class Server(WSGIServer):
+class Exporter(WSGIServer):
     """Answers scrapes one at a time from a daemon thread; ``serve`` makes it. A client that takes longer than `PATIENCE_S`
     for question and answer is cut off, so none can keep the next one waiting for longer.
     """
@@ -161,14 +153,14 @@ def _cut_off(connection: socket.socket) -> None:
         pass  # it has gone by itself
 
 
-def serve(address: str, registry: CollectorRegistry) -> Server:
+def serve(address: str, registry: CollectorRegistry) -> Exporter:
     """Answer ``GET /metrics`` on an address, one of those that `read_address` knows, until ``close``.
 
     A socket has mode 0600 and replaces one that an agent before left there. ValueError says in words why it cannot be.
     """
     where = read_address(address)
     try:
-        server = Server(where)
+        server = Exporter(where)
     except (OSError, ValueError) as error:
         reason = (error.strerror or str(error)).lower() if isinstance(error, OSError) else str(error)
         raise ValueError(f"cannot listen for metrics on {address!r}: {reason}") from error

@@ -7,6 +7,7 @@ has the sequence and what each side may conclude from it.
 from __future__ import annotations
 
 import array
+import errno
 import os
 import selectors
 import socket
@@ -37,14 +38,27 @@ ANSWER_PATIENCE = struct.pack("@ll", 10, 0)
 # How many connections are taken before frames are read again: those that come all the time must not keep others waiting.
 ACCEPT_AT_ONCE = 64
 
+# Why a call is not served: somebody who may not call or sends no call, a client of another release, another host's caller.
+DECLINED = ("refused", "version", "namespace")
+
+# How often a log line says that calls are declined which the agent does not serve: each is served without it, only slower.
+DECLINED_EVERY_S = 60.0
+
 # Of what a plugin says on stderr, in bytes: another one's, which ours has to repeat, may say anything.
 REMARKS_LIMIT = 1 << 20
+
+# What accept says when the agent, or the whole system, has too many open files or too little memory.
+_NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 # Two descriptors belong to a frame; room for more, so that too many are seen as such.
 _MOST_DESCRIPTORS = 2
 _ROOM = socket.CMSG_SPACE(8 * array.array("i").itemsize)
 _CREDENTIALS = struct.Struct("3i")
 _CHUNK = 1 << 16
+
+
+class _Silent(Exception):
+    """A client left that had sent nothing: it only looked whether somebody listens."""
 
 
 class _Connection:
@@ -65,7 +79,7 @@ class _Connection:
         self.descriptors.clear()
 
     def read(self) -> bool:
-        """Take what has arrived; whether the frame is whole. FrameError, OtherVersion or OSError when it will never be."""
+        """Take what has arrived; whether the frame is whole. FrameError, OtherVersion, OSError or _Silent when none will be."""
         while True:
             try:
                 data, ancillary, flags, _ = self.sock.recvmsg(_CHUNK, _ROOM, socket.MSG_CMSG_CLOEXEC)
@@ -79,7 +93,8 @@ class _Connection:
             if flags & socket.MSG_CTRUNC or len(self.descriptors) > _MOST_DESCRIPTORS:
                 raise frame.FrameError("more descriptors than any call has")
             if not data:
-                raise ConnectionResetError("the client left in the middle of its frame")
+                reason = "the client left in the middle of its frame"
+                raise ConnectionResetError(reason) if self.data else _Silent(reason)
             self.data += data
             if len(self.data) >= frame.HEADER_SIZE and self._whole():
                 return True
@@ -94,13 +109,15 @@ class _Connection:
 
 
 class Server:
-    """Serves the calls that arrive at a listener until ``stop``. ``observers`` are told of every call that was answered."""
+    """Serves the calls that arrive at a listener until ``stop``. ``observers`` are told of every call that was answered;
+    ``declined`` counts those that were not served, by reason.
+    """
 
-    def __init__(
-        self, listener: Listener, workers: Workers, journal: Journal, observers: tuple[Callable[[Served], None], ...] = ()
-    ) -> None:
+    def __init__(self, listener: Listener, workers: Workers, journal: Journal) -> None:
         self._listener, self._workers, self._journal = listener, workers, journal
-        self._observers = (journal.call, *observers)
+        self.observers: list[Callable[[Served], None]] = [journal.call]
+        self.declined = dict.fromkeys(DECLINED, 0)
+        self._told_at = dict.fromkeys(DECLINED, -DECLINED_EVERY_S)
         self._doors = Doors()
         self._namespace = netns.own_identity()
         self._selector = selectors.DefaultSelector()
@@ -186,16 +203,18 @@ class Server:
                 self._forget(connection)
                 self._queue(connection)
         except frame.OtherVersion as error:
-            self._decline(connection, str(error))
+            self._leave("version", connection, str(error))
         except (frame.FrameError, OSError) as error:
             self._refuse(connection, str(error))
+        except _Silent as error:
+            self._decline(connection, str(error))
 
     def _queue(self, connection: _Connection) -> None:
         """Hand a whole frame over to the workers."""
         call = frame.decode_call(bytes(connection.data[frame.HEADER_SIZE :]))
         namespace, sandbox = sort_descriptors(call, connection.descriptors)
         if netns.identity(namespace) != self._namespace:
-            self._decline(connection, "the caller is in another network namespace than the agent")
+            self._leave("namespace", connection, "the caller is in another network namespace than the agent")
             return
         # What a delegated plugin starts must not come back here and wait for its own caller.
         env = {**call.env, "PODWIRE_SOCKET": ""}
@@ -222,8 +241,11 @@ class Server:
         if not _send(sock, frame.TAKEN_FRAME):
             return  # the client has gone, and nothing was done
         must_print = env.get("CNI_COMMAND") == "ADD"
+        sent = 0.0
 
         def deliver(reply: Reply) -> bool:
+            nonlocal sent
+            sent = sent or time.perf_counter()
             stderr = reply.stderr.encode("utf-8", "backslashreplace")[:REMARKS_LIMIT]
             try:
                 data = frame.encode_answer(frame.Answer(reply.status, reply.stdout, stderr))
@@ -235,14 +257,23 @@ class Server:
 
         reply, _ = answer(call.name, env, call.stdin, deliver, caller)
         connection.close()
-        now = time.perf_counter()
-        told = served(call.name, env, reply, began - connection.received, now - connection.received)
-        for observer in self._observers:
+        told = served(call.name, env, reply, began - connection.received, sent - connection.received)
+        for observer in self.observers:
             observer(told)
 
     def _refuse(self, connection: _Connection, reason: str) -> None:
         """Decline a call that no client of ours would make, and say so in the log."""
+        self.declined["refused"] += 1
         self._journal.event("refused", reason=reason)
+        self._decline(connection, reason)
+
+    def _leave(self, kind: str, connection: _Connection, reason: str) -> None:
+        """Leave a call to its client, which serves it as well, and say so in the log from time to time."""
+        self.declined[kind] += 1
+        now = time.monotonic()
+        if now - self._told_at[kind] >= DECLINED_EVERY_S:
+            self._told_at[kind] = now
+            self._journal.event("declined", reason=reason, calls=self.declined[kind])
         self._decline(connection, reason)
 
     def _forget(self, connection: _Connection) -> None:

@@ -87,6 +87,8 @@ def test_a_caller_in_another_network_namespace(site: Site, agent: Agent) -> None
     assert b'"eth0"' in done.stdout
     assert "br7" in observe.links(site.node, pod="elsewhere") and "br7" not in observe.links(site.node)
     assert len(agent.calls()) == 1
+    (told,) = agent.events("declined")  # once, however many they are
+    assert told["reason"] == "the caller is in another network namespace than the agent" and told["level"] == "warning"
 
 
 def _json(config: object) -> bytes:

@@ -115,6 +115,7 @@ def test_a_second_agent_takes_over(site: Site) -> None:
         first.until(lambda: theirs.log() != [], "the call did not begin")
         with Agent(site.node) as second:
             serves(site, second)
+            assert len(second.events("replaced")) == 1 and first.events("refused") == []
             assert first.stop() == 0
             slow.result().succeeded()
             assert [call["container"] for call in first.calls()] == ["slow"]

@@ -114,6 +114,7 @@ def test_without_root(monkeypatch: pytest.MonkeyPatch) -> None:
     ("arguments", "says"),
     [
         (("--socket", "/proc/podwire/cni.sock"), "cannot listen on /proc/podwire/cni.sock: "),
+        (("--socket", "cni.sock"), "cannot listen on cni.sock: a socket needs an absolute path"),
         (("--socket", "{file}"), "{file} is there and is no socket"),
         (("--socket", "{folder}/a.sock", "--metrics", "0.0.0.0:9127"), "metrics address '0.0.0.0:9127' is not of the loopback"),
         (("--socket", "{folder}/a.sock", "--metrics", "metrics"), "metrics address 'metrics' is not understood"),

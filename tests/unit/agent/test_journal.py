@@ -277,7 +277,7 @@ def test_a_failure_is_a_warning_and_success_is_info() -> None:
 
 
 def test_a_line_has_the_time_first(pipe: tuple[int, int], journal: Journal) -> None:
-    journal.event("started", version="1")
+    journal.event("listening", version="1")
     told = parsed(read(pipe).rstrip("\n"))
     assert list(told) == ["time", "level", "event", "version"]
     written = datetime.fromisoformat(told["time"])
@@ -319,7 +319,7 @@ def test_events_have_levels_too(pipe: tuple[int, int]) -> None:
     for event in EVENTS:
         journal.event(event, uid=1000)
     journal.close()
-    assert [parsed(told)["event"] for told in read(pipe).splitlines()] == ["refused"]
+    assert [parsed(told)["event"] for told in read(pipe).splitlines()] == ["replaced", "declined", "refused"]
 
 
 def test_nobody_reads(pipe: tuple[int, int], journal: Journal) -> None:

@@ -125,10 +125,43 @@ def test_where_no_folder_can_be(bad: str) -> None:
 
 def test_a_path_that_is_too_long(tmp_path: Path) -> None:
     """The kernel takes 107 bytes; nothing is left behind."""
-    folder = tmp_path / ("x" * 120)
-    with pytest.raises(OSError, match="too long"):
-        listen.listen(str(folder / "cni.sock"))
+    room = listen.LONGEST_PATH - len(listen.EARLY) - len(os.fsencode(tmp_path)) - len("//sock")
+    listen.listen(str(tmp_path / ("x" * room) / "sock")).close()
+    with pytest.raises(ValueError, match="path too long: a socket's has at most 103 bytes"):
+        listen.listen(str(tmp_path / ("y" * (room + 1)) / "sock"))
+    assert os.listdir(tmp_path) == ["x" * room]
+
+
+@pytest.mark.parametrize("path", ["cni.sock", "./cni.sock", "run/cni.sock", "", "/run/", "/run/a\nb.sock"])
+def test_a_path_that_is_none(path: str) -> None:
+    """Relative ones too: to whose folder, the agent's or the client's?"""
+    with pytest.raises(ValueError, match="a socket needs an absolute path of printable characters, not "):
+        listen.listen(path)
+
+
+@pytest.mark.parametrize(("mode", "fits"), [(0o755, True), (0o775, False), (0o757, False), (0o1777, True)])
+def test_a_folder_that_others_may_write(path: str, mode: int, fits: bool) -> None:
+    """They could put a socket of their own there, but for a folder with the sticky bit."""
+    folder = os.path.dirname(path)
+    os.mkdir(folder)
+    os.chmod(folder, mode)
+    if fits:
+        listen.listen(path).close()
+        return
+    with pytest.raises(ValueError, match=f"chmod go-w {folder}"):
+        listen.listen(path)
     assert os.listdir(folder) == []
+
+
+def test_it_tells_whether_somebody_listened_there(path: str) -> None:
+    with listen.listen(path).socket as first:
+        second = listen.listen(path)
+        assert second.replaced
+        first.close()
+    second.close()
+    third = listen.listen(path)
+    assert not third.replaced
+    third.close()
 
 
 # -- systemd's --

@@ -21,12 +21,12 @@ from ipam.registry import PROVIDERS
 from tests.unit.test_docs import DOCS, SPAN, rows, section
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     from prometheus_client.metrics_core import Metric
 
 PAGE = DOCS / "agent.md"
-LABELS = ("plugin", "verb", "code", "phase", "kind")
+LABELS = ("plugin", "verb", "code", "phase", "kind", "reason")
 
 ADDED = Served(plugin="bridge", verb="ADD", total_s=0.0043, wait_s=0.0002, phases=(("parse", 0.0001), ("execute", 0.003)))
 
@@ -35,8 +35,10 @@ def made(
     running: Callable[[], int] = lambda: 0,
     waiting: Callable[[], int] = lambda: 0,
     census: Callable[[], Iterable[tuple[str, int, int]]] = list,
+    declined: Callable[[], Mapping[str, int]] = dict,
+    lost: Callable[[], int] = lambda: 0,
 ) -> Metrics:
-    return Metrics(running, waiting, census)
+    return Metrics(running, waiting, declined, lost, census)
 
 
 def families(metrics: Metrics) -> dict[str, Metric]:
@@ -152,12 +154,23 @@ def test_repairs() -> None:
         "there from the start, so that a first one shows"
     )
     metrics.observe(Served(plugin="bridge", verb="ADD", code=999, repairs=("failed_add", "collected")))
-    metrics.repaired("collected")
+    metrics.observe(Served(plugin="bridge", verb="GC", repairs=("collected",)))
     assert value(metrics, "podwire_repairs_total", kind="failed_add") == 1
     assert value(metrics, "podwire_repairs_total", kind="collected") == 2
 
 
 # What is asked for at a scrape.
+
+
+def test_what_others_count_is_asked_for() -> None:
+    declined, lost = {"refused": 0, "namespace": 2}, [0]
+    metrics = made(declined=lambda: declined, lost=lambda: lost[0])
+    assert value(metrics, "podwire_declined_total", reason="refused") == 0, "there before the first"
+    assert value(metrics, "podwire_declined_total", reason="namespace") == 2
+    assert value(metrics, "podwire_log_lines_lost_total") == 0
+    declined["refused"], lost[0] = 5, 3
+    assert value(metrics, "podwire_declined_total", reason="refused") == 5
+    assert value(metrics, "podwire_log_lines_lost_total") == 3
 
 
 def test_calls_at_work_and_in_the_queue_are_asked_for() -> None:
@@ -232,7 +245,7 @@ def test_networks_are_bounded() -> None:
 
 def used() -> Metrics:
     """Metrics with a sample in every family."""
-    metrics = made(census=lambda: [("/n/pods", 1, 2)])
+    metrics = made(census=lambda: [("/n/pods", 1, 2)], declined=lambda: {"namespace": 1})
     metrics.observe(ADDED)
     return metrics
 

@@ -16,14 +16,15 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 from prometheus_client.parser import text_string_to_metric_families
 
 from agent import scrape
-from agent.scrape import LONGEST_PATH, PATIENCE_S, Where, read_address, serve
+from agent.listen import EARLY, LONGEST_PATH
+from agent.scrape import PATIENCE_S, Where, read_address, serve
 from tests.unit.test_docs import DOCS, section
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from agent.scrape import Server
+    from agent.scrape import Exporter
 
 BAD = {
     "": "not understood",
@@ -69,13 +70,13 @@ def registry() -> CollectorRegistry:
 
 
 @pytest.fixture
-def server(tmp_path: Path, registry: CollectorRegistry) -> Iterator[Server]:
+def server(tmp_path: Path, registry: CollectorRegistry) -> Iterator[Exporter]:
     made = serve(f"unix:{tmp_path / 'metrics.sock'}", registry)
     yield made
     made.close()
 
 
-def connected(server: Server) -> socket.socket:
+def connected(server: Exporter) -> socket.socket:
     """A client's socket."""
     if server.address.startswith("unix:"):
         client = socket.socket(socket.AF_UNIX)
@@ -87,7 +88,7 @@ def connected(server: Server) -> socket.socket:
 
 
 def asked(
-    server: Server, path: str = "/metrics", method: str = "GET", headers: dict[str, str] | None = None
+    server: Exporter, path: str = "/metrics", method: str = "GET", headers: dict[str, str] | None = None
 ) -> tuple[int, str, bytes]:
     """Status, content type and body of a request."""
     connection = http.client.HTTPConnection("podwire")
@@ -157,7 +158,7 @@ def test_the_socket_is_for_its_owner_alone_and_goes(tmp_path: Path, registry: Co
 
 
 def test_the_longest_path_works(tmp_path: Path, registry: CollectorRegistry) -> None:
-    room = LONGEST_PATH - len(scrape.EARLY) - len(os.fsencode(tmp_path)) - 1
+    room = LONGEST_PATH - len(EARLY) - len(os.fsencode(tmp_path)) - 1
     server = serve(f"unix:{tmp_path}/{'x' * room}", registry)
     assert things(asked(server)[2]) == [3]
     server.close()
@@ -165,7 +166,7 @@ def test_the_longest_path_works(tmp_path: Path, registry: CollectorRegistry) -> 
 
 def test_what_a_killed_agent_left_is_replaced(tmp_path: Path, registry: CollectorRegistry) -> None:
     path = tmp_path / "metrics.sock"
-    for name in (path, tmp_path / f"metrics.sock{scrape.EARLY}"):
+    for name in (path, tmp_path / f"metrics.sock{EARLY}"):
         with socket.socket(socket.AF_UNIX) as dead:
             dead.bind(str(name))
     server = serve(f"unix:{path}", registry)
@@ -202,14 +203,17 @@ def test_a_file_of_somebody_else_is_left_alone(tmp_path: Path, registry: Collect
 
 
 def test_a_folder_that_is_missing(tmp_path: Path, registry: CollectorRegistry) -> None:
+    """It is made, for root alone: on a node that has just started nobody else may have made it yet."""
+    serve(f"unix:{tmp_path}/missing/metrics.sock", registry).close()
+    assert stat.S_IMODE((tmp_path / "missing").stat().st_mode) == 0o700
     with pytest.raises(ValueError, match=r"cannot listen for metrics on .*: no such file or directory"):
-        serve(f"unix:{tmp_path}/missing/metrics.sock", registry)
+        serve("unix:/proc/missing/metrics.sock", registry)
 
 
 def test_failing_leaves_no_thread_and_no_descriptor(tmp_path: Path, registry: CollectorRegistry) -> None:
     (tmp_path / "file").write_text("")
     before = len(os.listdir("/proc/self/fd")), threading.active_count()
-    for address in ("unix:/", f"unix:{tmp_path}/file", f"unix:{tmp_path}/missing/x", "0.0.0.0:1"):
+    for address in ("unix:/", f"unix:{tmp_path}/file", "unix:/proc/missing/x", "0.0.0.0:1"):
         with pytest.raises(ValueError, match="metrics"):
             serve(address, registry)
     assert (len(os.listdir("/proc/self/fd")), threading.active_count()) == before
@@ -218,13 +222,13 @@ def test_failing_leaves_no_thread_and_no_descriptor(tmp_path: Path, registry: Co
 # Requests.
 
 
-def test_a_scrape(server: Server) -> None:
+def test_a_scrape(server: Exporter) -> None:
     status, kind, body = asked(server)
     assert status == 200 and kind.startswith("text/plain; version=")
     assert things(body) == [3]
 
 
-def test_a_scrape_as_prometheus_makes_it(server: Server) -> None:
+def test_a_scrape_as_prometheus_makes_it(server: Exporter) -> None:
     accept = "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.3"
     status, kind, body = asked(server, headers={"Accept": accept, "Accept-Encoding": "gzip"})
     assert status == 200 and kind.startswith("application/openmetrics-text")
@@ -232,16 +236,16 @@ def test_a_scrape_as_prometheus_makes_it(server: Server) -> None:
 
 
 @pytest.mark.parametrize("path", ["/", "/metrics/", "/metrics2", "/favicon.ico", "/../metrics", "/metrics%00"])
-def test_there_is_one_page(server: Server, path: str) -> None:
+def test_there_is_one_page(server: Exporter, path: str) -> None:
     assert asked(server, path)[::2] == (404, b"metrics are at /metrics\n")
 
 
-def test_only_reading(server: Server) -> None:
+def test_only_reading(server: Exporter) -> None:
     for method in ("POST", "PUT", "DELETE"):
         assert asked(server, method=method)[0] == 405
 
 
-def test_some_metrics_by_name(server: Server) -> None:
+def test_some_metrics_by_name(server: Exporter) -> None:
     assert things(asked(server, "/metrics?name[]=things_total")[2]) == [3]
     assert asked(server, "/metrics?name[]=none")[::2] == (200, b"")
 
@@ -261,7 +265,7 @@ def test_some_metrics_by_name(server: Server) -> None:
         b"",
     ],
 )
-def test_garbage_harms_nobody(server: Server, sent: bytes, capfd: pytest.CaptureFixture[str]) -> None:
+def test_garbage_harms_nobody(server: Exporter, sent: bytes, capfd: pytest.CaptureFixture[str]) -> None:
     with connected(server) as client:
         try:
             client.sendall(sent)
@@ -275,7 +279,7 @@ def test_garbage_harms_nobody(server: Server, sent: bytes, capfd: pytest.Capture
 
 
 def test_a_client_that_leaves_is_not_reported(
-    server: Server, registry: CollectorRegistry, capfd: pytest.CaptureFixture[str]
+    server: Exporter, registry: CollectorRegistry, capfd: pytest.CaptureFixture[str]
 ) -> None:
     wide = Gauge("wide", "Wide.", ["n"], registry=registry)
     for number in range(20_000):
@@ -289,7 +293,7 @@ def test_a_client_that_leaves_is_not_reported(
 
 
 def test_slow_clients_are_cut_off_one_by_one_and_threads_do_not_pile_up(
-    server: Server, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    server: Exporter, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(scrape, "PATIENCE_S", 0.2)
     before = threading.active_count()
@@ -304,7 +308,7 @@ def test_slow_clients_are_cut_off_one_by_one_and_threads_do_not_pile_up(
     assert capfd.readouterr().err == ""
 
 
-def test_a_client_that_sends_a_byte_at_a_time_is_cut_off(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_client_that_sends_a_byte_at_a_time_is_cut_off(server: Exporter, monkeypatch: pytest.MonkeyPatch) -> None:
     """A limit for each read alone would never end this."""
     monkeypatch.setattr(scrape, "PATIENCE_S", 0.3)
     began = time.monotonic()
@@ -320,7 +324,7 @@ def test_a_client_that_sends_a_byte_at_a_time_is_cut_off(server: Server, monkeyp
 
 
 def test_a_client_that_does_not_read_is_cut_off(
-    server: Server, registry: CollectorRegistry, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    server: Exporter, registry: CollectorRegistry, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(scrape, "PATIENCE_S", 0.5)
     wide = Gauge("wide", "Wide.", ["n"], registry=registry)

@@ -10,12 +10,12 @@ from tests.harness.wrappers import ROOT, python
 RECORDS = """
 import importlib, pkgutil
 import msgspec
-from agent import command
+from agent import life
 
 def below(kind):
     return {one for record in kind.__subclasses__() for one in (record, *below(record))}
 
-command._warm_up()
+life.warm_up()
 loaded = below(msgspec.Struct)
 for package in ("cni", "ipam"):
     for module in pkgutil.walk_packages(importlib.import_module(package).__path__, package + "."):
@@ -27,7 +27,7 @@ print(sorted(f"{one.__module__}.{one.__qualname__}" for one in below(msgspec.Str
 CROWD = """
 import sys, threading, types
 import msgspec
-from agent import command
+from agent import life
 
 sys.setswitchinterval(1e-5)
 keys = lambda kind: "\\n".join(f"    a{n}: {kind} | None = None" for n in range(40))
@@ -43,7 +43,7 @@ class Outer(msgspec.Struct):
 for number in range(100):
     module = sys.modules[f"made{number}"] = types.ModuleType(f"made{number}")
     exec(source, module.__dict__)
-    command._prepare(msgspec.Struct)
+    life.prepare(msgspec.Struct)
     together = threading.Barrier(8)
     def decode():
         together.wait()
