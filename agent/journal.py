@@ -11,6 +11,7 @@ import fcntl
 import os
 import re
 import time
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -127,7 +128,7 @@ def fields_of(call: Served) -> Fields:
     if call.code:
         found.append(("msg", _cut(call.msg)))
     if call.repairs:
-        found.append(("repairs", ",".join(call.repairs)))
+        found.append(("repairs", ",".join(f"{kind}:{count}" for kind, count in Counter(call.repairs).items())))
     if call.notes:
         found.append(("notes", _cut(call.notes)))
     return found

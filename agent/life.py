@@ -54,8 +54,9 @@ def run(path: str, bound: int, metrics: str | None, journal: Journal) -> int:
     except BaseException:
         listener.close()
         raise
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda _number, _frame: server.stop())
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):  # SIGHUP: the terminal has gone
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
+            signal.signal(number, lambda _number, _frame: server.stop())
     signal.set_wakeup_fd(server.waker, warn_on_full_buffer=False)
     if listener.replaced:
         journal.event("replaced", socket=path, reason="another agent listened there: it gets no calls any more, end it")

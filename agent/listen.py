@@ -100,7 +100,7 @@ def take_path(sock: socket.socket, path: str, backlog: int) -> Inode:
 def leave_path(path: str, inode: Inode | None) -> None:
     """Remove the socket of ``take_path``, unless another one has the path by now; None is for nothing to remove."""
     if inode is not None:
-        with suppress(FileNotFoundError), _alone(path):
+        with suppress(OSError), _alone(path):  # a folder that has become read-only, too, must not keep the agent from its end
             if _inode(path) == inode:
                 os.unlink(path)
 

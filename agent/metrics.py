@@ -45,7 +45,7 @@ PHASES = ("wait", *trace.PHASES)
 REPAIRS = {
     "failed_add": "what a failed ADD had done was taken back",
     "unheard_add": "an ADD was taken back because its caller never got the answer",
-    "collected": "GC removed what was of no attachment in use",
+    "collected": "GC removed an interface or the rules of an attachment that is not in use",
 }
 
 # Seconds: half a millisecond to ten seconds.

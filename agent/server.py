@@ -68,6 +68,7 @@ class _Connection:
         self.sock = sock
         self.deadline = time.monotonic() + READ_PATIENCE_S
         self.received = time.perf_counter()
+        self.watched = False  # by the selector; a call that is there at once need not be
         self.data = bytearray()
         self.descriptors: list[int] = []
 
@@ -138,9 +139,9 @@ class Server:
                     self._read(key.data)
             self._drop_late()
         self._workers.close()
-        self._listener.close()
         for connection in list(self._reading):
             self._decline(connection, "the agent is stopping")
+        self._listener.close()
 
     @property
     def waker(self) -> int:
@@ -182,7 +183,6 @@ class Server:
             if uid:
                 self._refuse(connection, f"calls are root's alone, this one is of user {uid}")
                 continue
-            self._selector.register(sock, selectors.EVENT_READ, connection)
             self._reading[connection] = None
             self._read(connection)
 
@@ -202,12 +202,17 @@ class Server:
             if connection.read():
                 self._forget(connection)
                 self._queue(connection)
+            elif not connection.watched:
+                self._selector.register(connection.sock, selectors.EVENT_READ, connection)
+                connection.watched = True
         except frame.OtherVersion as error:
             self._leave("version", connection, str(error))
         except (frame.FrameError, OSError) as error:
             self._refuse(connection, str(error))
         except _Silent as error:
             self._decline(connection, str(error))
+        except Exception as error:  # a mistake of ours or of memory: it must not end the thread that all calls come through
+            self._refuse(connection, f"internal error: {type(error).__name__}: {error}")
 
     def _queue(self, connection: _Connection) -> None:
         """Hand a whole frame over to the workers."""
@@ -223,7 +228,7 @@ class Server:
         def job(wanted: bool) -> bool:
             try:
                 if wanted:
-                    self._serve(connection, call, env, Remote(call, sandbox, self._doors))
+                    self._serve(connection, call, env, Remote(call, connection.sock, sandbox, self._doors))
                 else:
                     _send(connection.sock, frame.encode_declined("the agent is stopping"))
             finally:
@@ -280,7 +285,8 @@ class Server:
         """Read no more of a connection."""
         if connection in self._reading:
             del self._reading[connection]
-            self._selector.unregister(connection.sock)
+            if connection.watched:
+                self._selector.unregister(connection.sock)
 
     def _decline(self, connection: _Connection, reason: str) -> None:
         self._forget(connection)
@@ -298,14 +304,24 @@ def _send(sock: socket.socket, data: bytes) -> bool:
 
 
 def _printed(sock: socket.socket) -> bool:
-    """Whether the client says that it has printed the answer."""
-    data = b""
+    """Whether the client says that it has printed the answer. One that has not said so in time cannot say so any more: its
+    sending fails, and it knows.
+    """
+    data = _heard(sock, b"")
+    if data != frame.PRINTED_FRAME:
+        try:
+            sock.shutdown(socket.SHUT_RD)
+        except OSError:
+            pass  # it has gone
+        data = _heard(sock, data)
+    return data == frame.PRINTED_FRAME
+
+
+def _heard(sock: socket.socket, data: bytes) -> bytes:
+    """What the client says, up to a header's size and for as long as it may take."""
     try:
-        while len(data) < frame.HEADER_SIZE:
-            more = sock.recv(frame.HEADER_SIZE - len(data))
-            if not more:
-                return False
+        while len(data) < frame.HEADER_SIZE and (more := sock.recv(frame.HEADER_SIZE - len(data))):
             data += more
     except OSError:
-        return False
-    return data == frame.PRINTED_FRAME
+        pass
+    return data

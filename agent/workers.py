@@ -111,6 +111,8 @@ class Workers:
             usable = job(not (self._closed or turned_away))
         finally:
             self._finish(key, usable)
+            if not self._threads:  # this one ends, and no other could be started
+                self._turn_away()
         return usable
 
     def _finish(self, key: Hashable, usable: bool) -> None:

@@ -9,6 +9,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from subprocess import CompletedProcess
+
     from cni.net.host import Host
 
 
@@ -28,3 +31,9 @@ class Caller:
         from cni.net.host import Host
 
         return Host(sandbox_fd, search_path)
+
+    def run(self, program: str, env: Mapping[str, str], stdin: bytes) -> CompletedProcess[bytes]:
+        """Run somebody else's plugin in ``folder`` until it ends. OSError when it cannot be started."""
+        import subprocess
+
+        return subprocess.run([program], input=stdin, env=env, cwd=self.folder or None, capture_output=True, check=False)

@@ -22,6 +22,7 @@ from ipam.registry import PROVIDERS
 if TYPE_CHECKING:
     from subprocess import CompletedProcess
 
+    from cni.caller import Caller
     from cni.spec.call import Call
     from cni.spec.owner import Owner
 
@@ -77,7 +78,7 @@ def serve(own: Provider, call: Call, prev: Result | None) -> Result | None:
     return None
 
 
-def delegate(name: str, call: Call, prev: Result | None = None) -> Result | None:
+def delegate(name: str, call: Call, caller: Caller, prev: Result | None = None) -> Result | None:
     """Have the IPAM plugin ``name`` serve the call's verb; the result of an ADD, else None.
 
     Errors of the plugin pass through with their code, message and details. When somebody else's plugin fails an ADD, it is
@@ -90,20 +91,20 @@ def delegate(name: str, call: Call, prev: Result | None = None) -> Result | None
         own = provider(name)
         if own is not None:
             return serve(own, call, prev)
-    done = _run(path, call)
+    done = _run(path, call, caller)
     try:
         return _answer(name, done, call)
     except CNIError:
-        leftover = undo_add(name, call) if call.verb == "ADD" else None
+        leftover = undo_add(name, call, caller) if call.verb == "ADD" else None
         if leftover is not None:
             call.notes.append(f"while taking back a failed ADD: {leftover}")
         raise
 
 
-def undo_add(name: str, call: Call) -> CNIError | None:
+def undo_add(name: str, call: Call, caller: Caller) -> CNIError | None:
     """Give back what ``delegate`` got for a failing ADD; the failure, if that fails too."""
     try:
-        delegate(name, msgspec.structs.replace(call, verb="DEL"))
+        delegate(name, msgspec.structs.replace(call, verb="DEL"), caller)
     except CNIError as error:
         return error
     return None
@@ -142,19 +143,17 @@ def _is_ours(path: str) -> bool:
     return any(script.match(head) for script in _SCRIPTS)
 
 
-def _run(path: str, call: Call) -> CompletedProcess[bytes]:
+def _run(path: str, call: Call, caller: Caller) -> CompletedProcess[bytes]:
     """Run another's executable with the call's own environment and stdin (spec section 4, "Delegated plugin execution
     procedure").
     """
     import errno
-    import subprocess
     import time
 
     env = dict(call.env, CNI_COMMAND=call.verb)
     for attempt in range(_BUSY_TRIES):
         try:
-            folder = call.folder or None
-            return subprocess.run([path], input=call.stdin, env=env, cwd=folder, capture_output=True, check=False)
+            return caller.run(path, env, call.stdin)
         except OSError as error:
             if error.errno != errno.ETXTBSY or attempt == _BUSY_TRIES - 1:
                 raise CNIError(f"cannot run IPAM plugin {path}: {error.strerror}") from error

@@ -105,11 +105,16 @@ def answer(
     reply = dispatch(name, env, stdin, caller)
     delivered = deliver(reply)
     if not delivered and env.get("CNI_COMMAND") == "ADD" and reply.status == 0:
-        undone = dispatch(name, {**env, "CNI_COMMAND": "DEL"}, stdin, caller)
-        told = f"{name}: {CANNOT_ANSWER}\n{undone.stderr}"
-        reply = msgspec.structs.replace(reply, status=1, stdout=b"", stderr=told, repairs=(*reply.repairs, "unheard_add"))
+        reply = _taken_back(name, reply, dispatch(name, {**env, "CNI_COMMAND": "DEL"}, stdin, caller))
         deliver(reply)
     return reply, delivered
+
+
+def _taken_back(name: str, added: Reply, undone: Reply) -> Reply:
+    """The reply to an ADD that a DEL took back because nobody knows of it; if that failed, with its error."""
+    stderr = f"{name}: {CANNOT_ANSWER}\n{undone.stderr}"
+    repairs = added.repairs if undone.code else (*added.repairs, "unheard_add")
+    return msgspec.structs.replace(added, status=1, stdout=undone.stdout, stderr=stderr, code=undone.code, repairs=repairs)
 
 
 def dispatch(name: str, env: Mapping[str, str], stdin: bytes, caller: Caller | None = None) -> Reply:
@@ -233,7 +238,7 @@ def _added(plugin: Plugin, conf: Any, turn: Turn, host: Host) -> bytes:
     call, trace = turn.call, turn.trace
     ipam = _ipam(conf)
     trace.begin("lease")
-    lease = delegate(ipam, call) if ipam else None if plugin.CREATES_INTERFACE else turn.prev
+    lease = delegate(ipam, call, turn.caller) if ipam else None if plugin.CREATES_INTERFACE else turn.prev
     done: list[Any] = []
     try:
         trace.begin("look")
@@ -250,7 +255,7 @@ def _added(plugin: Plugin, conf: Any, turn: Turn, host: Host) -> bytes:
         leftovers = undo(done, host)
         host.rest()
         if ipam:
-            leftovers += [error for error in [undo_add(ipam, call)] if error is not None]
+            leftovers += [error for error in [undo_add(ipam, call, turn.caller)] if error is not None]
         call.notes.extend(f"while taking back a failed ADD: {error}" for error in leftovers)
         raise
 
@@ -264,27 +269,31 @@ def _del(plugin: Plugin, turn: Turn) -> bytes:
     """Remove everything of the attachment. One failure never keeps the rest from being removed, least of all the lease."""
     call = turn.call
     conf = plugin.parse(call)
-    failures = _remove(turn, lambda host: plugin.plan_del(conf, call, plugin.look(conf, call, host, turn.prev)))
+    failures = _remove(turn, lambda host: plugin.plan_del(conf, call, plugin.look(conf, call, host, turn.prev)), [])
     _raise_first(failures + _attempt(_ipam(conf), turn))
     return b""
 
 
-def _remove(turn: Turn, plan: Callable[[Host], list[Any]]) -> list[CNIError]:
-    """Look, plan and remove; returns what failed, our own mistakes included, so that the caller goes on."""
+def _remove(turn: Turn, plan: Callable[[Host], list[Any]], done: list[Any]) -> list[CNIError]:
+    """Look, plan and remove; returns what failed, our own mistakes included, so that the caller goes on. What was removed is
+    in ``done``.
+    """
     from cni.net.execute import remove
 
     turn.trace.begin("look")
-    host = turn.host(needed=False)
+    host = None
     try:
+        host = turn.host(needed=False)
         planned = plan(host)
         turn.trace.begin("remove")
-        return remove(planned, host)
+        return remove(planned, host, done)
     except CNIError as error:
         return [error]
     except Exception as error:
         return [_internal(error, turn.call.notes)]
     finally:
-        host.close()
+        if host is not None:
+            host.close()
 
 
 def _check(plugin: Plugin, turn: Turn) -> bytes:
@@ -313,14 +322,10 @@ def _gc(plugin: Plugin, turn: Turn) -> bytes:
     if keep is None:
         call.notes.append("GC without a list of valid attachments: nothing is known to be dead, nothing is touched")
     else:
-
-        def plan(host: Host) -> list[Any]:
-            planned = plugin.plan_gc(conf, call, keep, host)
-            call.notes.extend(op.describe() for op in planned)
-            turn.trace.repairs.extend("collected" for _ in planned)
-            return planned
-
-        failures += _remove(turn, plan)
+        done: list[Any] = []
+        failures += _remove(turn, lambda host: plugin.plan_gc(conf, call, keep, host), done)
+        call.notes.extend(op.describe() for op in done)
+        turn.trace.repairs.extend("collected" for _ in done)
     _raise_first(failures + _attempt(_ipam(conf), turn))
     return b""
 
@@ -340,7 +345,7 @@ def _status(plugin: Plugin, turn: Turn) -> bytes:
             find(ipam, call.path, call.folder)
         except CNIError as error:
             raise NotAvailable(error.msg, error.details) from error
-        delegate(ipam, call)
+        delegate(ipam, call, turn.caller)
     return b""
 
 
@@ -358,7 +363,7 @@ def _attempt(ipam: str, turn: Turn) -> list[CNIError]:
     try:
         if ipam:
             turn.trace.begin("lease")
-            delegate(ipam, turn.call, turn.prev)
+            delegate(ipam, turn.call, turn.caller, turn.prev)
     except CNIError as error:
         return [error]
     return []

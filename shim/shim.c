@@ -13,7 +13,8 @@
  *       | ------ PRINTED -----> |   without it the agent takes a successful ADD back: nobody heard of it
  *
  * One question decides what a failure leads to: can anything have been started?
- *   No (no agent, it declines, speaks another version of the frame, goes away before TAKEN): the one-shot program.
+ *   No (no agent, it declines, speaks another version of the frame, goes away before TAKEN or is not heard of for long: it
+ *   can then say TAKEN no more): the one-shot program.
  *   Perhaps (it goes away after TAKEN, is silent, sends what is no frame): CNI error 11, "try again later". A second attempt
  *   beside a half-done first one is how addresses are lost.
  *
@@ -172,12 +173,21 @@ static const char LATEST[] = "1.1.0"; /* CNI version of an error where the confi
 /* Less than the 120 s that a kubelet waits for its runtime: an error that is read is worth more than one that is not. */
 enum { PATIENCE_S = 100 };
 
+/*
+ * How long the agent may take to begin. Its queue is that long only when everything on this node hangs, the agent too perhaps.
+ * Tests compile with a shorter one.
+ */
+#ifndef BEGIN_PATIENCE_MS
+#define BEGIN_PATIENCE_MS 20000
+#endif
+
 /* VERSION may be asked by hand with a stdin that never ends; no runtime takes that long to write its few bytes. */
 enum { VERSION_PATIENCE_MS = 1000 };
 
 static char *plugin;        /* the name we were called by */
 static int64_t patience_s;  /* for the whole call, but for the time that printing takes */
 static int64_t deadline_ms; /* on the clock of now_ms() */
+static int64_t begin_by_ms; /* the same; never after the deadline */
 
 static uint8_t call[HEADER_SIZE + CALL_LIMIT + 1]; /* the frame; one byte more shows a stdin that is too long */
 static size_t call_size;
@@ -185,6 +195,12 @@ static uint8_t *config; /* stdin's bytes, at the frame's end; NULL until stdin w
 static size_t config_size;
 
 static uint8_t replied[HEADER_SIZE + HEADER_SIZE + ANSWER_LIMIT]; /* TAKEN and ANSWER */
+
+static const char *socket_path(void)
+{
+    const char *path = getenv("PODWIRE_SOCKET");
+    return path == NULL ? DEFAULT_SOCKET : path;
+}
 
 static bool is_set(const char *text) { return text != NULL && *text != '\0'; }
 
@@ -260,8 +276,8 @@ static const struct {
                     "it may have done a part of it, so nothing was started in its place; call again"},
     [AGENT_GARBLED] = {11, "what listens at '%' gave no answer of a podwire agent",
                        "it may have begun with this call, so nothing was started in its place; see who listens there"},
-    [ONESHOT_FAILED] = {11, "no podwire agent took this call, and '%' cannot be run: !",
-                        "start the agent, or install podwire again"},
+    [ONESHOT_FAILED] = {11, "cannot run '%': !",
+                        "it serves the calls that no podwire agent takes; install podwire again, or start the agent"},
 };
 
 static struct {
@@ -409,17 +425,35 @@ static _Noreturn void run_oneshot(void)
     fail(ONESHOT_FAILED, errno, program);
 }
 
-/* Standard error first, as the one-shot program does it. SIGPIPE is ignored from here on only: no program follows. */
-static _Noreturn void print_answer(int agent, const struct reply *reply)
+/*
+ * Whether the agent still waits for PRINTED. After a successful ADD it stays on the line until then, or until it has waited for too
+ * long: then it stops listening before it takes the ADD back, says a second ANSWER when it has, and hangs up. This process
+ * may have been stopped meanwhile, or nobody read its stderr. A send of nothing fails where the other end does not listen.
+ */
+static bool still_waits(int agent)
+{
+    uint8_t more;
+    return send(agent, "", 0, MSG_NOSIGNAL) == 0 && recv(agent, &more, 1, MSG_PEEK | MSG_DONTWAIT) < 0 && errno == EAGAIN;
+}
+
+/*
+ * Standard error first, as the one-shot program does it. SIGPIPE is ignored from here on only: no program follows. With
+ * must_hear the agent takes back what it did unless it hears that this was printed; then this is no success.
+ */
+static _Noreturn void print_answer(int agent, const struct reply *reply, bool must_hear)
 {
     uint8_t printed[HEADER_SIZE];
     signal(SIGPIPE, SIG_IGN);
     (void)write_all(STDERR_FILENO, reply->err, reply->err_size); /* if nobody listens, the answer is what counts */
+    if (must_hear && (reply->more || !still_waits(agent)))
+        fail(AGENT_GONE, 0, socket_path());
     if (!write_all(STDOUT_FILENO, reply->out, reply->out_size))
         _exit(1);
     if (reply->status == 0) {
         store_header(printed, PRINTED, 0);
-        (void)send(agent, printed, sizeof printed, MSG_NOSIGNAL); /* if the agent has ended, it cannot take anything back */
+        ssize_t sent = send(agent, printed, sizeof printed, MSG_NOSIGNAL);
+        if (must_hear && sent != (ssize_t)sizeof printed)
+            _exit(1); /* it stopped listening while nobody read our stdout; the runtime will DEL */
     }
     _exit(reply->status);
 }
@@ -522,12 +556,6 @@ static int32_t open_sandbox(int *descriptor)
     return *descriptor < 0 ? errno : 0;
 }
 
-static const char *socket_path(void)
-{
-    const char *path = getenv("PODWIRE_SOCKET");
-    return path == NULL ? DEFAULT_SOCKET : path;
-}
-
 /* The socket never blocks, so a queue of connections that is full counts as no agent: it would be an agent that hangs. */
 static int connect_agent(void)
 {
@@ -566,8 +594,11 @@ static bool send_call(int agent, const int *descriptors, size_t count)
             message.msg_control = NULL;
             message.msg_controllen = 0;
         } else if (errno == EAGAIN) {
-            if (!wait_for(agent, POLLOUT, deadline_ms))
-                fail(AGENT_SILENT, patience_s, socket_path());
+            if (!wait_for(agent, POLLOUT, begin_by_ms)) {
+                if (begin_by_ms == deadline_ms)
+                    fail(AGENT_SILENT, patience_s, socket_path());
+                return false;
+            }
         } else if (errno != EINTR) {
             return errno == EPIPE || errno == ECONNRESET; /* it may have said why before it hung up */
         }
@@ -576,25 +607,25 @@ static bool send_call(int agent, const int *descriptors, size_t count)
 }
 
 /*
- * Whether the agent still waits for PRINTED. After a successful ADD it stays on the line until then, or until it has waited for too
- * long and taken the ADD back, which it says by a second ANSWER and by hanging up: this process may have been stopped meanwhile.
+ * What the agent says, until that is final, or until it hangs up: then the verdict is OPEN or BEGUN. An agent that does not
+ * begin in time is not listened to any more: its TAKEN is here by now, or its sending it fails, and it then does nothing.
  */
-static bool still_waits(int agent)
-{
-    uint8_t more;
-    return recv(agent, &more, 1, MSG_PEEK | MSG_DONTWAIT) < 0 && errno == EAGAIN;
-}
-
-/* What the agent says, until that is final, or until it hangs up: then the verdict is OPEN or BEGUN. */
 static struct reply await_reply(int agent)
 {
     size_t size = 0;
+    int64_t until_ms = begin_by_ms;
     for (;;) {
         struct reply reply = judge_reply(replied, size);
         if (reply.verdict != OPEN && reply.verdict != BEGUN)
             return reply;
-        if (!wait_for(agent, POLLIN, deadline_ms))
-            fail(AGENT_SILENT, patience_s, socket_path());
+        if (reply.verdict == BEGUN)
+            until_ms = deadline_ms;
+        if (!wait_for(agent, POLLIN, until_ms)) {
+            if (until_ms == deadline_ms)
+                fail(AGENT_SILENT, patience_s, socket_path());
+            shutdown(agent, SHUT_RD);
+            until_ms = deadline_ms;
+        }
         ssize_t count = recv(agent, replied + size, sizeof replied - size, 0);
         if (count == 0 || (count < 0 && errno != EINTR && errno != EAGAIN))
             return reply;
@@ -620,15 +651,16 @@ int main(int argc, char **argv)
         run_oneshot();
     int32_t sandbox = open_sandbox(&descriptors[1]);
     end_call(sandbox);
+    begin_by_ms = now_ms() + BEGIN_PATIENCE_MS;
+    if (begin_by_ms > deadline_ms)
+        begin_by_ms = deadline_ms;
     if (!send_call(agent, descriptors, sandbox == 0 ? 2 : 1))
         run_oneshot();
 
     struct reply reply = await_reply(agent);
     switch (reply.verdict) {
     case ANSWERED:
-        if (reply.status == 0 && strcmp(verb, "ADD") == 0 && (reply.more || !still_waits(agent)))
-            fail(AGENT_GONE, 0, socket_path());
-        print_answer(agent, &reply);
+        print_answer(agent, &reply, reply.status == 0 && strcmp(verb, "ADD") == 0);
     case OPEN:
     case REFUSED:
     case FOREIGN:

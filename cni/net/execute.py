@@ -48,22 +48,24 @@ def undo(done: list[Any], host: Host) -> list[CNIError]:
     for op in private + shared:
         inverse = op.inverse()
         if inverse is not None and (not op.shared or host.alone()):
-            failures += _attempt(inverse, host)
+            failures += _attempt(inverse, host, [])
     return failures
 
 
-def remove(plan: Iterable[Any], host: Host) -> list[CNIError]:
-    """Run every operation of a plan whatever becomes of the others; returns the failures."""
+def remove(plan: Iterable[Any], host: Host, done: list[Any]) -> list[CNIError]:
+    """Run every operation of a plan whatever becomes of the others; returns the failures. Operations that removed something are
+    appended to ``done``.
+    """
     failures: list[CNIError] = []
     for op in plan:
-        failures += _attempt(op, host)
+        failures += _attempt(op, host, done)
     return failures
 
 
-def _attempt(op: Any, host: Host) -> list[CNIError]:
+def _attempt(op: Any, host: Host, done: list[Any]) -> list[CNIError]:
     """Run an operation; its failure, of whatever kind: nothing may keep the next one from running."""
     try:
-        APPLY[type(op)](op, host)
+        execute([op], host, done)
     except CNIError as error:
         return [error]
     except Exception as error:
@@ -194,7 +196,7 @@ def _run_nft(op: rules.RunNft, host: Host) -> bool:
 
 def _sweep(op: rules.Sweep, host: Host) -> bool:
     rules.apply_sweep(op, host.nft, int.from_bytes(os.urandom(4), "big"))
-    return True
+    return False  # what it removes is empty, and nothing that anybody had asked for
 
 
 def _run_iptables(op: rules.RunIptables, host: Host) -> bool:

@@ -319,6 +319,8 @@ def test_slow_writers_and_who_never_prints(site: Site, agent: Agent) -> None:
         assert idle.declined() == dripping.declined() == "the call did not arrive in time"
         assert 9 < time.monotonic() - began < 15
         agent.until(lambda: site.leases() == set(), "the ADD is not taken back", 10)
+        with pytest.raises(BrokenPipeError):
+            silent.send(frame.PRINTED_FRAME)  # it learns that this came too late
         refused = frame.decode_answer(silent.reads(frame.ANSWER))
         assert (refused.status, refused.stdout) == (1, b"") and b"it is taken back" in refused.stderr
         agent.until(lambda: {call.get("container") for call in agent.calls()} >= {"silent", "unread"}, "a worker is stuck", 15)

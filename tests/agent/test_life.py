@@ -129,7 +129,7 @@ def test_a_second_agent_takes_over(site: Site) -> None:
 # -- the end --
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_told_to_stop(site: Site, pool: ThreadPoolExecutor, number: signal.Signals) -> None:
     """What runs is finished, what waits is declined at once and runs one-shot, and so does what comes later: nothing fails."""
     theirs = Theirs(site, "sleep 1")

@@ -34,16 +34,21 @@ def sanitized() -> Path:
     return _compiled("sanitized", SOURCE)
 
 
+def hasty() -> Path:
+    """The sanitized program with little patience for an agent that does not begin."""
+    return _compiled("hasty", SOURCE, "-DBEGIN_PATIENCE_MS=500")
+
+
 def parser() -> Path:
     """``parse_many.c`` around the parser, under sanitizers."""
     return _compiled("parse-many", DRIVER)
 
 
-def _compiled(name: str, source: Path) -> Path:
+def _compiled(name: str, source: Path, *options: str) -> Path:
     program = FOLDER / name
     if program.exists() and program.stat().st_mtime > max(source.stat().st_mtime, SOURCE.stat().st_mtime):
         return program
     FOLDER.mkdir(parents=True, exist_ok=True)
     temporary = program.with_name(f"{name}.{os.getpid()}")
-    subprocess.run(["gcc", *WARNINGS, *SANITIZERS, "-o", temporary, source], check=True)
+    subprocess.run(["gcc", *WARNINGS, *SANITIZERS, *options, "-o", temporary, source], check=True)
     return temporary.rename(program)

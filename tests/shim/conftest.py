@@ -33,6 +33,13 @@ def client(program: Path, tmp_path: Path, oneshot: OneShot) -> Client:
 
 
 @pytest.fixture
+def hasty(client: Client) -> Client:
+    """A client that waits for half a second only until the agent begins."""
+    client.program = build.hasty()
+    return client
+
+
+@pytest.fixture
 def agent(client: Client) -> Callable[..., Any]:
     """Makes a scripted agent at the client's socket, for a `with`."""
     return partial(FakeAgent, client.socket_path)

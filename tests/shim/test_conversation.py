@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -71,6 +72,32 @@ def test_an_add_that_was_taken_back_is_no_success(client: Client, agent: Agent, 
     assert process.returncode == 1
     assert b'"code": 11,' in stdout and RESULT not in stdout
     assert served.after == b""
+
+
+@pytest.mark.parametrize("stuck", ["stdout", "stderr"])
+def test_an_add_whose_answer_nobody_reads_for_long_is_no_success(client: Client, agent: Agent, stuck: str) -> None:
+    """The agent listens no more, and takes the ADD back; then the runtime reads on. It must not believe in the pod."""
+    much = b"x" * (1 << 20)
+    given_up = threading.Event()
+
+    def give_up(connection: socket.socket) -> None:
+        stream = process.stdout if stuck == "stdout" else process.stderr
+        select.select([stream], [], [], 10)  # it is printing, into a pipe that is full
+        connection.shutdown(socket.SHUT_RD)
+        given_up.set()
+
+    answer = Answer(0, much if stuck == "stdout" else RESULT, much if stuck == "stderr" else b"")
+    with agent(TAKEN_FRAME, encode_answer(answer), give_up), client.start() as process:
+        process.stdin.write(CONFIG)
+        process.stdin.close()
+        process.stdin = None
+        assert given_up.wait(10)
+        stdout, _ = process.communicate(timeout=10)
+    assert process.returncode == 1
+    if stuck == "stdout":
+        assert stdout == much
+    else:
+        assert b'"code": 11,' in stdout and RESULT not in stdout
 
 
 def test_nothing_to_print(client: Client, agent: Agent) -> None:

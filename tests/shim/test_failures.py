@@ -92,6 +92,50 @@ def test_an_agent_that_is_silent(client: Client, agent: Agent, oneshot: OneShot,
     assert (served.calls, served.after, oneshot.ran) == (1, b"", False)
 
 
+def test_an_agent_that_does_not_begin(hasty: Client, agent: Agent, oneshot: OneShot) -> None:
+    """It says TAKEN when the client has given it up. That fails, so it does nothing, and nothing is done twice."""
+    took: list[bool] = []
+
+    def late(connection: socket.socket) -> None:
+        deadline = time.monotonic() + 10
+        while not oneshot.ran and time.monotonic() < deadline:
+            time.sleep(0.01)
+        try:
+            connection.sendall(TAKEN_FRAME)
+            took.append(True)
+        except BrokenPipeError:
+            took.append(False)
+
+    began = time.monotonic()
+    with agent(late) as served:
+        assert hasty.run() == Done(7, b"ONESHOT", b"")
+    assert 0.4 < time.monotonic() - began < 5
+    assert (served.calls, took, oneshot.stdin) == (1, [False], CONFIG)
+
+
+def test_an_agent_that_begins_at_the_last_moment(hasty: Client, agent: Agent, oneshot: OneShot) -> None:
+    """From TAKEN on the whole time limit counts."""
+
+    def pause(_: socket.socket) -> None:
+        time.sleep(1)
+
+    with agent(TAKEN_FRAME, pause, encode_answer(Answer(0, b"never printed"))):
+        assert hasty.run().stdout == b"never printed"
+    assert not oneshot.ran
+
+
+def test_an_agent_that_reads_nothing_and_does_not_begin(hasty: Client, agent: Agent, oneshot: OneShot) -> None:
+    """A part of the call is in its socket, which nobody can take for a whole one."""
+
+    def sleep(_: socket.socket) -> None:
+        time.sleep(1.5)
+
+    config = CONFIG + b" " * 1_000_000
+    with agent(sleep, reads=False):
+        assert hasty.run(stdin=config) == Done(7, b"ONESHOT", b"")
+    assert oneshot.stdin == config
+
+
 def test_an_agent_that_does_not_read(client: Client, agent: Agent, oneshot: OneShot) -> None:
     """The socket's buffer is full, and the client does not wait for ever."""
 
@@ -172,8 +216,8 @@ def test_the_version_of_an_error(client: Client, agent: Agent, config: bytes, ve
 def test_no_oneshot(client: Client, path: str, quoted: str) -> None:
     told = error_of(client.run(client.environment(PODWIRE_ONESHOT=path)), 11)
     reason = "File name too long" if len(path) > 4096 else "No such file or directory"
-    assert told["msg"] == f"no podwire agent took this call, and '{quoted}' cannot be run: {reason}"
-    assert told["details"] == "start the agent, or install podwire again"
+    assert told["msg"] == f"cannot run '{quoted}': {reason}"
+    assert told["details"].endswith("install podwire again, or start the agent")
 
 
 def test_no_oneshot_beside_the_client(client: Client, tmp_path: Path) -> None:
@@ -183,7 +227,7 @@ def test_no_oneshot_beside_the_client(client: Client, tmp_path: Path) -> None:
     env = client.environment()
     del env["PODWIRE_ONESHOT"], env["CNI_COMMAND"]
     told = error_of(client.run(env), 11, "1.1.0")
-    assert told["msg"] == f"no podwire agent took this call, and '{folder}/podwire' cannot be run: No such file or directory"
+    assert told["msg"] == f"cannot run '{folder}/podwire': No such file or directory"
 
 
 # stdin

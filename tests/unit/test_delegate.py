@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from cni import delegate
+from cni.caller import Caller
 from cni.spec.call import Call
 from cni.spec.errors import CheckFailed, CNIError, ConfigError, EnvError
 from ipam import host_local, static
@@ -228,7 +229,7 @@ def test_a_main_plugin_is_no_ipam_plugin(foreign: Foreign) -> None:
     (foreign.folder / "bridge").write_text("#!/bin/sh\nexec python3 -m cni bridge\n")
     for verb in ("ADD", "DEL", "CHECK", "GC", "STATUS"):
         with pytest.raises(ConfigError, match="bridge"):
-            delegate.delegate("bridge", foreign.call(verb))
+            delegate.delegate("bridge", foreign.call(verb), Caller())
 
 
 # -- somebody else's --
@@ -237,7 +238,7 @@ def test_a_main_plugin_is_no_ipam_plugin(foreign: Foreign) -> None:
 def test_a_result(foreign: Foreign) -> None:
     foreign.answers(ANSWER)
     call = foreign.call()
-    result = delegate.delegate("foreign", call)
+    result = delegate.delegate("foreign", call, Caller())
     assert result is not None
     assert [(str(ip.address), str(ip.gateway)) for ip in result.ips] == [("192.0.2.5/24", "192.0.2.1")]
     assert (foreign.folder / "log.stdin").read_bytes() == call.stdin
@@ -249,18 +250,18 @@ def test_a_result(foreign: Foreign) -> None:
 def test_other_verbs_answer_nothing(foreign: Foreign, verb: str) -> None:
     """What such a verb prints on success is of no interest (libcni ignores it too)."""
     foreign.script("echo not json\n")
-    assert delegate.delegate("foreign", foreign.call(verb)) is None
+    assert delegate.delegate("foreign", foreign.call(verb), Caller()) is None
     assert (foreign.verbs, foreign.env["CNI_COMMAND"]) == ([verb], verb)
 
 
 def test_giving_back_is_a_del_with_the_same_stdin(foreign: Foreign) -> None:
     foreign.script("exit 0\n")
     call = foreign.call("ADD")
-    assert delegate.undo_add("foreign", call) is None
+    assert delegate.undo_add("foreign", call, Caller()) is None
     assert (foreign.verbs, foreign.env["CNI_COMMAND"]) == (["DEL"], "DEL")
     assert (foreign.folder / "log.stdin").read_bytes() == call.stdin
     foreign.script("exit 1\n")
-    failure = delegate.undo_add("foreign", call)
+    failure = delegate.undo_add("foreign", call, Caller())
     assert failure is not None
     assert failure.msg == "IPAM plugin 'foreign' failed with status 1 and no error object"
 
@@ -268,7 +269,7 @@ def test_giving_back_is_a_del_with_the_same_stdin(foreign: Foreign) -> None:
 def test_what_it_says_on_stderr_is_passed_on(foreign: Foreign) -> None:
     foreign.answers(ANSWER, stderr="be careful")
     call = foreign.call()
-    delegate.delegate("foreign", call)
+    delegate.delegate("foreign", call, Caller())
     assert call.notes == ["foreign: be careful"]
 
 
@@ -284,7 +285,7 @@ def test_what_it_says_on_stderr_is_passed_on(foreign: Foreign) -> None:
 def test_errors_pass_through(foreign: Foreign, said: Any, code: int, msg: str, details: str) -> None:
     foreign.answers(said, status=1)
     with pytest.raises(CNIError) as caught:
-        delegate.delegate("foreign", foreign.call())
+        delegate.delegate("foreign", foreign.call(), Caller())
     assert (caught.value.code, caught.value.msg, caught.value.details) == (code, msg, details)
 
 
@@ -308,7 +309,7 @@ def test_dying_without_an_error_object(foreign: Foreign, said: str, stderr: str,
     """libcni makes an error of code 0 of it, which the reference prints as its own."""
     foreign.answers(said, status=3, stderr=stderr)
     with pytest.raises(CNIError) as caught:
-        delegate.delegate("foreign", foreign.call())
+        delegate.delegate("foreign", foreign.call(), Caller())
     assert caught.value.code == 999
     assert caught.value.msg == "IPAM plugin 'foreign' failed with status 3 and no error object"
     assert caught.value.details == details
@@ -317,7 +318,7 @@ def test_dying_without_an_error_object(foreign: Foreign, said: str, stderr: str,
 def test_dying_by_a_signal(foreign: Foreign) -> None:
     foreign.script("kill -9 $$\n")
     with pytest.raises(CNIError, match="status -9"):
-        delegate.delegate("foreign", foreign.call())
+        delegate.delegate("foreign", foreign.call(), Caller())
 
 
 @pytest.mark.parametrize(
@@ -336,7 +337,7 @@ def test_dying_by_a_signal(foreign: Foreign) -> None:
 def test_an_answer_that_is_no_result(foreign: Foreign, said: str, says: str) -> None:
     foreign.answers(said)
     with pytest.raises(CNIError, match=f"^{says}"):
-        delegate.delegate("foreign", foreign.call())
+        delegate.delegate("foreign", foreign.call(), Caller())
 
 
 @pytest.mark.parametrize("said", ["", "not json", "[]", "{}", '{"ips": [{"address": "x"}]}'])
@@ -401,7 +402,7 @@ def test_what_cannot_be_run(foreign: Foreign) -> None:
     for prepare, reason in ((lambda path: path.chmod(0o644), "Permission denied"), (_broken, "Exec format error")):
         prepare(foreign.script(""))
         with pytest.raises(CNIError) as caught:
-            delegate.delegate("foreign", foreign.call())
+            delegate.delegate("foreign", foreign.call(), Caller())
         assert (caught.value.code, caught.value.msg) == (999, f"cannot run IPAM plugin {foreign.folder}/foreign: {reason}")
 
 
@@ -416,7 +417,7 @@ def test_an_executable_that_is_being_replaced_is_tried_again(
 ) -> None:
     foreign.answers(ANSWER)
     tries = _busy(monkeypatch, busy, errno.ETXTBSY)
-    assert delegate.delegate("foreign", foreign.call()) is not None
+    assert delegate.delegate("foreign", foreign.call(), Caller()) is not None
     assert len(tries) == runs
 
 
@@ -424,11 +425,11 @@ def test_patience_ends(foreign: Foreign, monkeypatch: pytest.MonkeyPatch) -> Non
     foreign.answers(ANSWER)
     tries = _busy(monkeypatch, 100, errno.ETXTBSY)
     with pytest.raises(CNIError, match="Text file busy"):
-        delegate.delegate("foreign", foreign.call())
+        delegate.delegate("foreign", foreign.call(), Caller())
     assert len(tries) == 6
     tries = _busy(monkeypatch, 100, errno.ENOMEM)
     with pytest.raises(CNIError, match="Cannot allocate memory"):
-        delegate.delegate("foreign", foreign.call())
+        delegate.delegate("foreign", foreign.call(), Caller())
     assert len(tries) == 1
 
 
@@ -456,5 +457,5 @@ def test_a_file_open_for_writing_is_busy_for_real(foreign: Foreign, monkeypatch:
     path.chmod(0o755)
     monkeypatch.setattr(delegate, "_BUSY_PAUSE_S", 0)
     with path.open("ab"), pytest.raises(CNIError, match="Text file busy"):
-        delegate.delegate("foreign", foreign.call("DEL"))
-    assert delegate.delegate("foreign", foreign.call("DEL")) is None
+        delegate.delegate("foreign", foreign.call("DEL"), Caller())
+    assert delegate.delegate("foreign", foreign.call("DEL"), Caller()) is None

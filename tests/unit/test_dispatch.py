@@ -408,6 +408,7 @@ def test_gc_removes_what_is_not_listed_and_only_of_its_network(runtime: Runtime)
     reply = runtime.call("GC", config)
     assert (reply.status, reply.stdout) == (0, b""), reply
     assert f"delete link {Owner('net', 'dead', 'eth0').host_veth}" in reply.stderr
+    assert set(reply.repairs) == {"collected"}
     text = runtime.dump()
     assert "podwire/net/dead" not in text
     for kept in (f"podwire/net/{ID}", "podwire/network/dead", "podwire/ne/dead"):
@@ -423,7 +424,9 @@ def test_gc_reaches_ipam_whatever_fails(runtime: Runtime, monkeypatch: pytest.Mo
         monkeypatch.setattr(bridge, "plan_gc", failing(errors.CNIError("told")))
     else:
         monkeypatch.setitem(execute.APPLY, DeleteLink, failing(errors.CNIError("told")))
-    assert refused(runtime.call("GC", config))["msg"] == "told"
+    reply = runtime.call("GC", config)
+    assert refused(reply)["msg"] == "told"
+    assert "delete link" not in reply.stderr, "what was not removed is not told of as removed"
     assert runtime.leases() == {}
 
 

@@ -57,7 +57,7 @@ DOORS = {
     "pyroute2": ("cni.net.messages",),
     "ctypes": ("cni.net.netns", "ipam.watch"),
     "nftables": ("cni.nft.apply",),
-    "subprocess": ("cni.delegate", "cni.nft.iptables"),
+    "subprocess": ("agent.remote", "cni.caller", "cni.nft.iptables"),
     "click": ("agent.command",),
     "prometheus_client": ("agent.metrics", "agent.scrape"),
     "netaddr": ("ipam",),

@@ -248,7 +248,7 @@ def test_a_call_is_told_from_its_environment_and_its_reply() -> None:
         "wait_ms": "500.000",
         "parse_ms": "1.000",
         "msg": "busy: later",
-        "repairs": "failed_add",
+        "repairs": "failed_add:1",
         "notes": "bridge: one\nbridge: two",
     }
 

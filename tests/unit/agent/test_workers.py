@@ -163,6 +163,23 @@ def test_a_spoiled_thread_is_not_used_again(make: Callable[..., Workers]) -> Non
     assert spoiled.thread is not next_one.thread
 
 
+def test_a_spoiled_thread_that_nobody_can_replace(make: Callable[..., Workers], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What waits is turned away: it would wait until the next job comes, which may be never."""
+
+    def refuse(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    workers = make(1)
+    spoiled, behind, other = Job(usable=False), Job(), Job()
+    for key, job in (("a", spoiled), ("a", behind), ("b", other)):
+        workers.submit(key, job)
+    assert spoiled.begun.wait(TOO_LONG_S)
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    spoiled.may_end.set()
+    assert workers.join(TOO_LONG_S)
+    assert (behind.wanted, other.wanted) == ([False], [False])
+
+
 def test_a_job_that_raises_takes_no_other_down(make: Callable[..., Workers], monkeypatch: pytest.MonkeyPatch) -> None:
     """Its thread is lost and told of; jobs of its key and of others go on."""
     told: list[str] = []
