@@ -10,8 +10,10 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+import select
+import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -45,6 +47,16 @@ INTERNAL = "internal error: "
 # In characters. A trace of our own mistake should fit into the notes, and a line into the 48 KiB at which journald splits it,
 # whatever its characters: a printable one is up to 4 bytes, an escape up to 12.
 NAME_LIMIT, TEXT_LIMIT = 128, 4000
+
+# How many lines may wait for a reader, and how long the end waits for one.
+BACKLOG = 4096
+CLOSE_PATIENCE_S = 1.0
+
+# A pipe that can be written takes so many bytes without waiting (PIPE_BUF); sockets and terminals do too.
+AT_ONCE = 4096
+
+# How often it is seen that the journal was closed, while nobody reads.
+WATCH_MS = 1000
 
 # In logfmt these need no quotes: visible ASCII but `"`, `=` and `\`.
 _BARE = re.compile(r"[!#-<>-\[\]-~]+")
@@ -207,11 +219,12 @@ def to_journald(env: Mapping[str, str], fd: int = 2) -> bool:
 
 
 class Journal:
-    """Writes lines to a descriptor: at once, each with one write(2), so that lines of several threads do not mix.
+    """Writes lines to a descriptor, at once and in their order, and never waits for a reader: pods do not wait for a log.
+    Lines that do not fit stay in a backlog until they do; what is beyond it, or cannot be written, is counted in ``lost``.
 
     ``level`` is the least urgent that is written. Outside of journald a line begins with the time; inside with the priority
     that journald takes off (sd-daemon(3)). The descriptor is a copy, so that one closed and used again for
-    something else later is never written to. What cannot be written is counted in ``lost``.
+    something else later is never written to.
     """
 
     def __init__(self, form: str = "logfmt", level: str = "info", fd: int = 2, env: Mapping[str, str] | None = None) -> None:
@@ -219,8 +232,12 @@ class Journal:
         self._least = LEVELS[level]
         self._stamped = not to_journald(os.environ if env is None else env, fd)
         self.lost = 0
+        self._lock = threading.Lock()
+        self._backlog: deque[bytes] = deque()
+        self._poll = select.poll()
         try:
             self._fd = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
+            self._poll.register(self._fd, select.POLLOUT)
         except OSError:
             self._fd = -1
 
@@ -228,32 +245,71 @@ class Journal:
         """Write the line of a call."""
         level = level_of(served)
         if LEVELS[level] <= self._least:
-            self._write(level, fields_of(served))
+            self._tell(level, fields_of(served))
 
     def event(self, name: str, **more: Value) -> None:
         """Write the line of an event of `EVENTS`, with some fields of its own."""
         level = EVENTS[name]
         if LEVELS[level] <= self._least:
             told = [(key, _cut(value) if isinstance(value, str) else value) for key, value in more.items()]
-            self._write(level, [("level", level), ("event", name), *told])
+            self._tell(level, [("level", level), ("event", name), *told])
 
-    def close(self) -> None:
-        """Write nothing any more; for when no other thread writes."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+    def close(self, patience_s: float = CLOSE_PATIENCE_S) -> None:
+        """Write nothing any more, once the backlog is written or ``patience_s`` is over."""
+        deadline = time.monotonic() + patience_s
+        while self._backlog and time.monotonic() < deadline:
+            time.sleep(0.01)
+        with self._lock:
+            self._backlog.clear()
+            if self._fd >= 0:
+                os.close(self._fd)
+                self._fd = -1
 
-    def _write(self, level: str, fields: Fields) -> None:
+    def _tell(self, level: str, fields: Fields) -> None:
         if self._stamped:
             text = self._format([("time", rfc3339(time.time_ns())), *fields])
         else:
             text = f"<{LEVELS[level]}>{self._format(fields)}"
-        rest = memoryview(text.encode() + b"\n")
+        with self._lock:
+            if self._fd < 0 or len(self._backlog) >= BACKLOG:
+                self.lost += 1
+                return
+            idle = not self._backlog
+            self._backlog.append(text.encode() + b"\n")
+            self._write_on()
+            if idle and self._backlog:
+                self._wait_elsewhere()
+
+    def _write_on(self) -> None:
+        """Write of the backlog what can be written without waiting."""
+        while self._backlog and self._fd >= 0 and self._poll.poll(0):
+            piece = self._backlog[0][:AT_ONCE]
+            try:
+                rest = self._backlog[0][os.write(self._fd, piece) :]
+            except BlockingIOError:
+                return  # a descriptor that does not wait, and has less room
+            except OSError:
+                rest = b""  # nobody reads: what is done for pods goes on
+                self.lost += 1
+            if rest:
+                self._backlog[0] = rest
+            else:
+                self._backlog.popleft()
+
+    def _wait_elsewhere(self) -> None:
         try:
-            while rest:
-                rest = rest[os.write(self._fd, rest) :]
-        except OSError:
-            self.lost += 1  # nobody reads: what is done for pods goes on
+            threading.Thread(target=self._wait, name="journal", daemon=True).start()
+        except RuntimeError:
+            pass  # the system has no more threads; the next line takes the backlog along
+
+    def _wait(self) -> None:
+        """Write the backlog when somebody reads again."""
+        room = select.poll()
+        room.register(self._fd, select.POLLOUT)
+        while self._backlog and self._fd >= 0:
+            room.poll(WATCH_MS)
+            with self._lock:
+                self._write_on()
 
 
 def rfc3339(nanoseconds: int) -> str:

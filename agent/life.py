@@ -69,6 +69,7 @@ def run(path: str, bound: int, metrics: str | None, journal: Journal) -> int:
     journal.event("stopped", unfinished=workers.running)
     if exporter is not None:
         exporter.close()
+    journal.close()
     return 0 if finished else 1
 
 

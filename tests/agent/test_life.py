@@ -14,7 +14,7 @@ import pytest
 
 from agent import frame
 from tests.agent.conftest import Site, bridge, serves
-from tests.agent.peer import Peer, status_request
+from tests.agent.peer import Peer, request, status_request
 from tests.agent.test_order import Theirs
 from tests.harness import observe
 from tests.harness.agent import PROGRAM, SOCKET, Agent
@@ -249,6 +249,21 @@ def test_nobody_reads_the_log(site: Site) -> None:
     with Peer(site.node) as peer:
         peer.call(status_request())
         assert peer.answer() == frame.Answer(0)
+    process.terminate()
+    assert process.wait(20) == 0
+
+
+def test_a_log_whose_reader_stands_still(site: Site) -> None:
+    """A pipe that is full costs lines at most: calls are served, and SIGTERM ends the agent."""
+    env = {"PATH": PATH, "PYTHONPATH": str(ROOT)}
+    process = site.node.spawn(python(), "-c", PROGRAM, "agent", "--workers", "2", env=env)
+    assert process.stderr
+    assert b"listening" in process.stderr.readline()
+    remarks = {f"key{number}": "" for number in range(100)}
+    for _ in range(30):  # each tells of four thousand bytes of remarks
+        with Peer(site.node) as peer:
+            peer.call(request("STATUS", {**STATUS, **remarks}, "loopback"))
+            assert peer.answer().status == 0
     process.terminate()
     assert process.wait(20) == 0
 

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import threading
+import time
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -320,6 +321,47 @@ def test_events_have_levels_too(pipe: tuple[int, int]) -> None:
         journal.event(event, uid=1000)
     journal.close()
     assert [parsed(told)["event"] for told in read(pipe).splitlines()] == ["replaced", "declined", "refused"]
+
+
+def test_a_reader_that_stands_still_keeps_nobody_waiting(pipe: tuple[int, int]) -> None:
+    """What does not fit waits, in its order, and is written when somebody reads again, without a call that would push it."""
+    journal = Journal(fd=pipe[1], env={})
+    began = time.monotonic()
+    for number in range(2000):
+        journal.event("listening", number=number, pad="x" * 100)
+    assert time.monotonic() - began < 5 and journal.lost == 0
+    seen = b""
+    while seen.count(b"\n") < 2000:
+        seen += os.read(pipe[0], 1 << 16)
+    assert [parsed(told)["number"] for told in seen.decode().splitlines()] == [str(number) for number in range(2000)]
+    journal.close()
+    assert journal.lost == 0
+
+
+def test_what_is_too_much_is_lost_and_counted(pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Long lines, too: a pipe takes them in pieces."""
+    monkeypatch.setattr("agent.journal.BACKLOG", 3)
+    journal = Journal(fd=pipe[1], env={})
+    for number in range(40):
+        journal.event("refused", number=number, reason="x" * 4000, more="y" * 4000)
+    assert journal.lost > 10
+    whole = 40 - journal.lost
+    seen = b""
+    while seen.count(b"\n") < whole:
+        seen += os.read(pipe[0], 1 << 16)
+    assert [parsed(told)["number"] for told in seen.decode().splitlines()] == [str(number) for number in range(whole)]
+    journal.close()
+
+
+def test_the_end_does_not_wait_for_a_reader_for_long(pipe: tuple[int, int]) -> None:
+    journal = Journal(fd=pipe[1], env={})
+    for _ in range(2000):
+        journal.event("listening", pad="x" * 100)
+    began = time.monotonic()
+    journal.close(0.2)
+    assert 0.1 < time.monotonic() - began < 2
+    journal.event("stopped")
+    assert journal.lost == 1
 
 
 def test_nobody_reads(pipe: tuple[int, int], journal: Journal) -> None:
