@@ -60,12 +60,13 @@ def podwire() -> None:
 @podwire.command()
 @click.option("--socket", "path", default=SOCKET, show_default=True, metavar="PATH", help="Where clients connect.")
 @click.option("--workers", default=WORKERS, show_default=True, type=click.IntRange(1, 512), help="Calls served at a time.")
+@click.option("--any-mounts", is_flag=True, help="Serve callers of other mount namespaces too; see docs/agent.md.")
 @click.option("--metrics", metavar="ADDRESS", help="Serve /metrics on unix:/PATH or on a loopback HOST:PORT. Off by default.")
 @click.option(
     "--log-level", default="info", show_default=True, type=click.Choice(list(LEVELS)), help="Least urgent that is told."
 )
 @click.option("--log-format", default="logfmt", show_default=True, type=click.Choice(list(FORMATS)), help="Form of log lines.")
-def agent(path: str, workers: int, metrics: str | None, log_level: str, log_format: str) -> None:
+def agent(path: str, workers: int, any_mounts: bool, metrics: str | None, log_level: str, log_format: str) -> None:
     """Serve plugin calls from a warm process.
 
     The program that a runtime calls (the shim, under each plugin's name in /opt/cni/bin) hands its call to this agent when one
@@ -81,7 +82,7 @@ def agent(path: str, workers: int, metrics: str | None, log_level: str, log_form
     if os.geteuid():
         raise click.ClickException("this needs root: it makes interfaces in the network namespaces of pods")
     try:
-        sys.exit(life.run(path, workers, metrics, Journal(log_format, log_level)))
+        sys.exit(life.run(path, workers, any_mounts, metrics, Journal(log_format, log_level)))
     except ValueError as error:
         raise click.ClickException(str(error)) from error
 

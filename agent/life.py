@@ -35,9 +35,10 @@ SWITCH_S = 0.0005
 STOP_PATIENCE_S = 90.0
 
 
-def run(path: str, bound: int, metrics: str | None, journal: Journal) -> int:
+def run(path: str, bound: int, any_mounts: bool, metrics: str | None, journal: Journal) -> int:
     """Serve calls at ``path``, or at systemd's socket, until SIGTERM or SIGINT; the exit status. ``bound`` calls are served at
-    a time, ``metrics`` is an address for ``agent.scrape``. ValueError says why the agent cannot start.
+    a time, with ``any_mounts`` also those of other mount namespaces; ``metrics`` is an address for ``agent.scrape``. ValueError
+    says why the agent cannot start.
     """
     os.umask(0o022)
     os.chdir("/")
@@ -48,7 +49,7 @@ def run(path: str, bound: int, metrics: str | None, journal: Journal) -> int:
     index.keep()
     warm_up()
     listener = _listen(path)
-    server = Server(listener, workers, journal)
+    server = Server(listener, workers, journal, any_mounts)
     try:
         exporter = _measure(metrics, workers, server, journal) if metrics else None
     except BaseException:

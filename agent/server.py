@@ -38,8 +38,9 @@ ANSWER_PATIENCE = struct.pack("@ll", 10, 0)
 # How many connections are taken before frames are read again: those that come all the time must not keep others waiting.
 ACCEPT_AT_ONCE = 64
 
-# Why a call is not served: somebody who may not call or sends no call, a client of another release, another host's caller.
-DECLINED = ("refused", "version", "namespace")
+# Why a call is not served: somebody who may not call or sends no call, a client of another release, another host's caller, one
+# whose paths may lead elsewhere.
+DECLINED = ("refused", "version", "namespace", "mounts")
 
 # How often a log line says that calls are declined which the agent does not serve: each is served without it, only slower.
 DECLINED_EVERY_S = 60.0
@@ -66,6 +67,7 @@ class _Connection:
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
+        self.pid, self.uid, _ = _CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
         self.deadline = time.monotonic() + READ_PATIENCE_S
         self.received = time.perf_counter()
         self.watched = False  # by the selector; a call that is there at once need not be
@@ -111,16 +113,17 @@ class _Connection:
 
 class Server:
     """Serves the calls that arrive at a listener until ``stop``. ``observers`` are told of every call that was answered;
-    ``declined`` counts those that were not served, by reason.
+    ``declined`` counts those that were not served, by reason. Callers of other mount namespaces are served with ``any_mounts``.
     """
 
-    def __init__(self, listener: Listener, workers: Workers, journal: Journal) -> None:
+    def __init__(self, listener: Listener, workers: Workers, journal: Journal, any_mounts: bool = False) -> None:
         self._listener, self._workers, self._journal = listener, workers, journal
         self.observers: list[Callable[[Served], None]] = [journal.call]
         self.declined = dict.fromkeys(DECLINED, 0)
         self._told_at = dict.fromkeys(DECLINED, -DECLINED_EVERY_S)
         self._doors = Doors()
         self._namespace = netns.own_identity()
+        self._mounts = None if any_mounts else _mounts("self")
         self._selector = selectors.DefaultSelector()
         self._reading: dict[_Connection, None] = {}  # those whose frame is not whole, the oldest first
         self._full = False
@@ -179,9 +182,8 @@ class Server:
             self._full = False
             sock.setblocking(False)
             connection = _Connection(sock)
-            _, uid, _ = _CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
-            if uid:
-                self._refuse(connection, f"calls are root's alone, this one is of user {uid}")
+            if connection.uid:
+                self._refuse(connection, f"calls are root's alone, this one is of user {connection.uid}")
                 continue
             self._reading[connection] = None
             self._read(connection)
@@ -220,6 +222,9 @@ class Server:
         namespace, sandbox = sort_descriptors(call, connection.descriptors)
         if netns.identity(namespace) != self._namespace:
             self._leave("namespace", connection, "the caller is in another network namespace than the agent")
+            return
+        if self._mounts is not None and _mounts(connection.pid) not in (None, self._mounts):
+            self._leave("mounts", connection, "the caller is in another mount namespace than the agent: see --any-mounts")
             return
         # What a delegated plugin starts must not come back here and wait for its own caller.
         env = {**call.env, "PODWIRE_SOCKET": ""}
@@ -292,6 +297,15 @@ class Server:
         self._forget(connection)
         _send(connection.sock, frame.encode_declined(reason))
         connection.close()
+
+
+def _mounts(pid: int | str) -> tuple[int, int] | None:
+    """The identity of a process's mount namespace; None when it has gone, or is of a pid namespace that we do not see."""
+    try:
+        seen = os.stat(f"/proc/{pid}/ns/mnt")
+    except OSError:
+        return None
+    return seen.st_dev, seen.st_ino
 
 
 def _send(sock: socket.socket, data: bytes) -> bool:

@@ -240,7 +240,7 @@ def test_an_add_that_nobody_waits_for_any_more(site: Site) -> None:
 def test_nobody_reads_the_log(site: Site) -> None:
     """A log whose reader is gone costs lines, and no call."""
     env = {"PATH": PATH, "PYTHONPATH": str(ROOT)}
-    process = site.node.spawn(python(), "-c", PROGRAM, "agent", env=env)
+    process = site.node.spawn(python(), "-c", PROGRAM, "agent", "--any-mounts", env=env)
     assert process.stderr
     assert b"listening" in process.stderr.readline()
     process.stderr.close()
@@ -256,7 +256,7 @@ def test_nobody_reads_the_log(site: Site) -> None:
 def test_a_log_whose_reader_stands_still(site: Site) -> None:
     """A pipe that is full costs lines at most: calls are served, and SIGTERM ends the agent."""
     env = {"PATH": PATH, "PYTHONPATH": str(ROOT)}
-    process = site.node.spawn(python(), "-c", PROGRAM, "agent", "--workers", "2", env=env)
+    process = site.node.spawn(python(), "-c", PROGRAM, "agent", "--workers", "2", "--any-mounts", env=env)
     assert process.stderr
     assert b"listening" in process.stderr.readline()
     remarks = {f"key{number}": "" for number in range(100)}

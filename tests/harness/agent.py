@@ -81,12 +81,15 @@ class Agent:
         files: int | None = None,
         env: Mapping[str, str] | None = None,
         folder: str | None = None,
+        any_mounts: bool = True,
         wait: bool = True,
     ) -> None:
         self.node, self.socket = node, socket
         self._log = tempfile.TemporaryFile()  # noqa: SIM115
         limited = () if files is None else ("prlimit", f"--nofile={files}")
         program = (python(), "-c", PROGRAM, "agent", "--socket", socket, "--log-format", "json", *options)
+        if any_mounts:  # scripted clients connect from outside of the node
+            program += ("--any-mounts",)
         self.process = subprocess.Popen(
             node.argv([*limited, *program]),
             stdin=subprocess.DEVNULL,
