@@ -17,7 +17,7 @@ from agent.server import Server
 from agent.workers import Workers
 from cni import __version__
 from cni.registry import PLUGINS
-from ipam import index
+from ipam import indexed
 from ipam.registry import PROVIDERS
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def run(path: str, bound: int, any_mounts: bool, metrics: str | None, journal: J
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(most, DESCRIPTORS), most))
     notify_address = os.environ.pop("NOTIFY_SOCKET", None)
     workers = Workers(bound)
-    index.keep()
+    indexed.keep()
     warm_up()
     listener = _listen(path)
     server = Server(listener, workers, journal, any_mounts)
@@ -91,7 +91,7 @@ def _measure(address: str, workers: Workers, server: Server, journal: Journal) -
         waiting=lambda: workers.waiting,
         declined=lambda: server.declined,
         lost=lambda: journal.lost,
-        census=index.census,
+        census=indexed.census,
     )
     server.observers.append(metrics.observe)
     return scrape.serve(address, metrics.registry)

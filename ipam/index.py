@@ -1,250 +1,176 @@
-"""The leases of folders in memory, so that in a long-lived process a call costs the same with 60,000 of them as with two.
+"""What was read of one folder of leases once, and is kept true by a watch on it, so that nothing is read twice.
 
-Nothing here is the truth: that is the folder, which processes per call, the reference and administrators change at any time.
-What is known (``ipam.memory``) finds, the disk decides: leases of an owner are read before they are told, and an address is
-taken by making its file. Where a folder cannot be watched each call reads it as a process per call does.
+A *watch* (``ipam.watch``) names every file that anybody has touched since; before anything is said these are looked at again.
+What the process itself writes is no exception, so there is nothing to keep in step, and each call proves that the watch works.
+Without it nothing is known, and the folder is read anew: when events were lost, when the folder was removed, moved or replaced,
+when too much has changed, when the disk contradicts.
 
-``keep`` switches it on; from then on ``store.for_writing`` and ``store.for_reading`` give stores that use an index. They may be
-used from several threads, each store by one.
+Only who holds the folder's lock notes what touched files hold now: a file that is being removed can be opened for a moment
+after its event (Linux 5.3 to 5.16). Readers look at these files for themselves. ``ipam.indexed`` has a store on top of this.
 """
 
 from __future__ import annotations
 
-import os
 from threading import Lock
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from ipam import store
-from ipam.folder import Folder
-from ipam.known import Known, Taken
-from ipam.leases import BLANK, LONGEST, content_of, legacy_content_of, read_lease
-from ipam.memory import Index, Look
-from ipam.store import DiskStore
+from ipam.folder import LOCK
+from ipam.known import Known, Numbers, Settled
+from ipam.leases import BLANK, LONGEST
+from ipam.store import ADDRESS_CHARACTERS, LAST_RESERVED
+from ipam.watch import Lost, Watch
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable, Sequence, Set
-    from types import TracebackType
+    from collections.abc import Callable, Iterable, Sequence
 
-    from cni.spec.addresses import Ip
-    from cni.spec.owner import Owner
-    from ipam.leases import Lease
+    from ipam.folder import Folder
     from ipam.ranges import RangeSet
 
-# Each has an inotify instance of its own, of which a user has 128 by default, and some ten megabytes with 60,000 leases. A node
-# has a few networks; of more than this those that were not used for the longest time are forgotten.
-FOLDERS = 16
+# Above this many touched files reading all is hardly more work, and waiting for them is no good either.
+SUSPECTS = 4096
+
+# How many files are read before they are noted: it bounds what a reading of the whole folder needs for a moment.
+PORTION = 1024
 
 
-class View(msgspec.Struct):
-    """What a store says until it writes itself: what is known, and better, what the touched names stand for."""
+class Look(msgspec.Struct):
+    """What some names stand for at this moment: contents without blanks around them, nothing left for what a crash left empty;
+    why a file cannot be read; which of the names that are no addresses exist.
+    """
 
-    known: Known
-    touched: frozenset[str]
-    seen: Look
+    contents: dict[str, bytes] = {}
+    failed: dict[str, OSError] = {}
+    others: set[str] = set()
 
     @property
-    def taken(self) -> Taken:
+    def taken(self) -> frozenset[str]:
         """The addresses that are not free."""
-        taken = self.seen.taken if self.touched else frozenset()
-        return Taken(self.known, taken, self.touched - taken)
-
-    def with_content(self, *contents: bytes) -> list[str]:
-        """The names that may have one of these contents."""
-        known = [name for content in contents for name in self.known.with_content(content) if name not in self.touched]
-        return known + [name for name in self.touched if self.seen.contents.get(name) in contents]
+        return frozenset(name for name, content in self.contents.items() if content) | self.failed.keys()
 
 
-class IndexedStore(DiskStore):
-    """A store whose ``taken`` and ``held_by`` read what was touched and nothing else. All the rest is the disk's own affair."""
+class Index:
+    """One folder. ``guard`` is held by whoever uses anything else of it; ``identity`` is that of the folder it is about."""
 
-    def __init__(self, folder: Folder, notes: list[str]) -> None:
-        super().__init__(folder, notes)
-        self._index: Index | None = None
-        self._view: View | None = None
-        self._told = self._looked_again = False
-        self._noted: set[tuple[str, str]] = set()
+    def __init__(self, identity: tuple[int, int], count: Callable[[str], None]) -> None:
+        """``count`` is told why whenever the whole folder was read."""
+        self.guard = Lock()
+        self._count = count
+        self.identity = identity
+        self.known = Known()
+        self.others: set[str] = set()
+        self.suspects: set[str] = set()
+        self.sets: Sequence[RangeSet] = ()
+        self.watchable = True
+        self._watch: Watch | None = None
+        self._own: set[str] = set()
+        self._why = "first"
+        self._boot = ""
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
-        self._index = self._view = None
-        super().__exit__(kind, value, trace)
+    def look(self, folder: Folder) -> Look | None:
+        """Bring it up to date; None when it cannot be. What the touched names stand for now is noted here if we hold the lock,
+        and is for the caller to heed if not. OSError when the folder cannot be listed.
+        """
+        self._hear()
+        if self._watch is None and not self._read(folder):
+            return None
+        seen = _look_at(folder, self.suspects)
+        if folder.locked:
+            self._note(self.known, self.others, self.suspects, seen)
+            self._own = set()
+            self.suspects = set(seen.failed)  # nothing tells when a lack of descriptors or of memory has passed
+        return seen
 
-    def taken(self) -> Set[str]:
-        """See Store."""
-        view = self._look()
-        return super().taken() if view is None else view.taken
+    def lose(self, why: str) -> None:
+        """Nothing is known any more."""
+        self._watch, self._why = None, why
+        self.known, self.others, self.suspects, self._own = Known(), set(), set(), set()
 
-    def held_by(self, owner: Owner) -> list[Lease]:
-        """See Store. Reads the owner's files."""
-        view = self._look()
-        if view is None:
-            return super().held_by(owner)
-        wanted = (content_of(owner), legacy_content_of(owner))
-        names = view.with_content(*wanted)
-        contents, _ = self._folder.read_all(names, LONGEST)
-        found = []
-        for name in names:
-            content = contents.get(name, b"").strip(BLANK)
-            if content not in wanted:
-                if self._contradicted(name):
-                    return super().held_by(owner)
-            elif lease := read_lease(name, content):
-                found.append(lease)
-        return found
+    def settled(self, boot: str, touched: frozenset[str]) -> Settled:
+        """The addresses, but for touched ones, whose lease is known to be of no boot before ``boot``."""
+        with self.guard:
+            if boot != self._boot:  # the host has another name now
+                self._boot, self.known.settled = boot, {4: Numbers(), 6: Numbers()}
+            return Settled(self.known, touched)
 
-    def reserve(self, address: Ip, owner: Owner, boot: str = "") -> bool:
-        """See Store."""
-        return self._wrote(address, super().reserve(address, owner, boot))
+    def settle(self, name: str) -> None:
+        """Note an address as one of those."""
+        with self.guard:
+            if name in self.known.names:
+                self.known.settle(name)
 
-    def release(self, address: Ip) -> bool:
-        """See Store."""
-        return self._wrote(address, super().release(address))
+    def wrote(self, name: str) -> None:
+        """We have made or removed a lease ourselves: a watch that works tells so, too."""
+        with self.guard:
+            self._own.add(name)
 
-    def settled(self, boot: str) -> Container[str]:
-        """See Store."""
-        view = self._look()
-        return () if view is None or self._index is None else self._index.settled(boot, view.touched)
+    def explains(self, name: str) -> bool:
+        """Whether it has heard by now that a name was touched."""
+        self._hear()
+        return self._watch is None or name in self.suspects
 
-    def settle(self, address: Ip) -> None:
-        """See Store."""
-        if self._index is not None:
-            self._index.settle(str(address))
+    def _hear(self) -> None:
+        """Take from the watch what was touched."""
+        try:
+            if self._watch is not None:
+                self.suspects.update(name for name, moved in self._watch.events() if _matters(name, moved))
+                if not self._own <= self.suspects:
+                    raise Lost("silent")
+                if len(self.suspects) > SUSPECTS:
+                    raise Lost("crowd")
+        except Lost as lost:
+            self.lose(str(lost))
+        except BaseException:
+            self.lose("interrupted")  # its events may be gone
+            raise
 
-    def look_again(self, address: Ip) -> bool:
-        """See Store."""
-        if self._index is None or self._looked_again:
+    def _read(self, folder: Folder) -> bool:
+        """Read all, under watch from before the first look; False when the folder cannot be watched."""
+        try:
+            watch = Watch(folder.descriptor)
+        except OSError:
+            self.watchable = False
             return False
-        self._looked_again = True
-        self._contradicted(str(address))
+        self.watchable = True
+        known, others, failed = Known(), set[str](), set[str]()
+        names = folder.names()
+        for start in range(0, len(names), PORTION):
+            portion = {name for name in names[start : start + PORTION] if _matters(name, True)}
+            seen = _look_at(folder, portion)
+            self._note(known, others, portion, seen)
+            failed |= seen.failed.keys()
+        self._watch, self.known, self.others, self.suspects, self._own = watch, known, others, failed, set()
+        self._count(self._why)
         return True
 
-    def serves(self, sets: Sequence[RangeSet]) -> None:
-        """See DiskStore. They are what ``census`` counts the addresses of."""
-        self._index = self._index or _index_of(self._folder)
-        if self._index is not None:
-            self._index.sets = sets
-
-    def _look(self) -> View | None:
-        """What is known now; None where it takes a pass over the folder to know."""
-        if self._view is not None:
-            return self._view
-        if self._index is None:
-            self._index = _index_of(self._folder)
-        if self._index is None:
-            return None
-        with self._index.guard:
-            try:
-                seen = self._index.look(self._folder)
-            except OSError as error:
-                raise self._failed("list the lease folder", "", error) from error
-            if seen is None:
-                self._index = None
-                return None
-            touched = frozenset() if self._folder.locked else frozenset(self._index.suspects)
-            self._view = View(self._index.known, touched, seen)
-            others = (self._index.others - touched) | seen.others if not self._told else ()
-        self._tell(others, seen.failed)
-        return self._view
-
-    def _note(self, name: str, what: str) -> None:
-        if (name, what) not in self._noted:  # by what is known, or by a pass over the folder for what is not
-            self._noted.add((name, what))
-            super()._note(name, what)
-
-    def _tell(self, others: Iterable[str], failed: dict[str, OSError]) -> None:
-        """Note what a pass over the folder would note, once."""
-        if self._told:
-            return
-        self._told = True
-        for name in others:
-            self._is_address(name)
-        for name, reason in failed.items():
-            self._note_unreadable(name, reason)
-
-    def _wrote(self, address: Ip, done: bool) -> bool:
-        self._view = None
-        if done and self._index is not None:
-            self._index.wrote(str(address))
-        return done
-
-    def _contradicted(self, name: str) -> bool:
-        """Whether the disk says something else of a name, and no event told so: then the index is worth nothing."""
-        self._view, index = None, self._index
-        if index is None:
-            return True
-        with index.guard:
-            explained = index.explains(name)
-            if not explained:
-                index.lose("contradicted")
-        return not explained
+    @staticmethod
+    def _note(known: Known, others: set[str], names: Iterable[str], seen: Look) -> None:
+        for name in names:
+            content = seen.contents.get(name)
+            if content:
+                known.put(name, content)
+            elif name in seen.failed:
+                known.put(name, None)
+            elif name in seen.others:
+                others.add(name)
+            else:
+                known.drop(name)
+                others.discard(name)
 
 
-def keep() -> None:
-    """Have every store that is opened from now on use an index."""
-    store.opened = IndexedStore
+def _look_at(folder: Folder, names: Iterable[str]) -> Look:
+    addresses = [name for name in names if not name.strip(ADDRESS_CHARACTERS)]
+    contents, failed = folder.read_all(addresses, LONGEST) if addresses else ({}, {})
+    return Look(
+        {name: content.strip(BLANK) for name, content in contents.items()},
+        {name: reason for name, reason in failed.items() if not isinstance(reason, FileNotFoundError)},
+        {name for name in names if name.strip(ADDRESS_CHARACTERS) and folder.exists(name)},
+    )
 
 
-def forget() -> None:
-    """Forget all of it, and open stores without."""
-    store.opened = DiskStore
-    with _GUARD:
-        _INDEXES.clear()
-        _READINGS.clear()
-
-
-def census() -> list[tuple[str, int, int]]:
-    """The folders that have an index: path, how many addresses are taken, and how many the range sets have that ADD or STATUS
-    last came with (0 if neither came). A folder that is gone is forgotten.
-    """
-    found = []
-    with _GUARD:
-        indexes = list(_INDEXES.items())
-    for path, index in indexes:
-        if index.watchable:
-            with IndexedStore(Folder(path, locked=False, create=False), []) as leases:
-                view = leases._look()
-            if view is not None:
-                found.append((path, len(view.taken), sum(pool.size for pool in index.sets)))
-    return found
-
-
-def readings() -> dict[str, int]:
-    """How often a whole folder was read, by reason: ``first``, ``overflow``, ``crowd``, ``replaced``, ``removed``, ``moved``,
-    ``unmounted``, ``contradicted``, ``silent``, ``interrupted``.
-    """
-    with _GUARD:
-        return dict(_READINGS)
-
-
-_GUARD = Lock()
-_INDEXES: dict[str, Index] = {}  # the one that was used last comes last
-_READINGS: dict[str, int] = {}
-
-
-def _count(why: str) -> None:
-    with _GUARD:
-        _READINGS[why] = _READINGS.get(why, 0) + 1
-
-
-def _index_of(folder: Folder) -> Index | None:
-    """The index of an open folder, which may know nothing yet; None for a folder that is not there."""
-    identity = folder.identity
-    with _GUARD:
-        index = former = _INDEXES.pop(folder.path, None)
-        if index is None or index.identity != identity:
-            index = None if identity is None else Index(identity, _count)
-        if index is None:
-            return None
-        if former is not None and former is not index:
-            index.lose("replaced")
-            index.sets = former.sets
-        _INDEXES[folder.path] = index
-        others = [] if former is not None else list(_INDEXES)[:-1]
-        while len(_INDEXES) > FOLDERS:
-            del _INDEXES[next(iter(_INDEXES))]
-    for path in others:  # a new one comes: seldom, and the time to look after those whose network is gone
-        if not os.path.isdir(path):
-            with _GUARD:
-                _INDEXES.pop(path, None)
-    return index
+def _matters(name: str, moved: bool) -> bool:
+    """Whether an event may change what is known: of names that are no addresses only whether they are there is."""
+    if not name.strip(ADDRESS_CHARACTERS):
+        return True
+    return moved and name != LOCK and not name.startswith(LAST_RESERVED)

@@ -106,7 +106,7 @@ class DiskStore:
         return self._contents().keys()
 
     def held_by(self, owner: Owner) -> list[Lease]:
-        """See Store. One pass over the folder; ``ipam.index`` answers this without."""
+        """See Store. One pass over the folder; ``ipam.indexed`` answers this without."""
         exact, legacy = content_of(owner), legacy_content_of(owner)
         found = [(name, seen) for name, seen in self._contents().items() if seen in (exact, legacy)]
         return [lease for name, seen in found if (lease := read_lease(name, seen or b""))]
@@ -262,7 +262,7 @@ class DiskStore:
         return InputError(f"cannot {attempt} {path}: {error.strerror}", advice)
 
 
-# What ``for_writing`` and ``for_reading`` give. ``ipam.index`` puts its own kind here, in a process that lives long.
+# What ``for_writing`` and ``for_reading`` give. ``ipam.indexed`` puts its own kind here, in a process that lives long.
 opened = DiskStore
 
 

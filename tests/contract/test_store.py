@@ -9,7 +9,7 @@ import pytest
 
 from cni.spec.addresses import Ip, parse_ip
 from cni.spec.owner import Owner
-from ipam import index, store
+from ipam import indexed, store
 from ipam.leases import Lease
 from tests.contract.fake_store import FakeStore
 
@@ -51,8 +51,8 @@ def rig(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Monk
     folder.mkdir()
     notes: list[str] = []
     if request.param.startswith("index"):
-        index.keep()
-        request.addfinalizer(index.forget)
+        indexed.keep()
+        request.addfinalizer(indexed.forget)
     with store.for_writing(str(folder), notes, create=True) as disk:
         yield Rig(
             disk,
@@ -61,7 +61,7 @@ def rig(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Monk
         )
     assert notes == []
     if request.param.startswith("index"):
-        assert set(index.readings()) <= {"first"}
+        assert set(indexed.readings()) <= {"first"}
     assert {name for name in os.listdir(folder) if not name[0].isalnum()} == set()
 
 

@@ -17,7 +17,7 @@ from cni.spec.addresses import parse_ip
 from cni.spec.errors import InputError, TryAgain
 from cni.spec.owner import Owner
 from ipam import folder as folders
-from ipam import index, store
+from ipam import indexed, store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -30,9 +30,9 @@ ONE = Owner("net", "one", "eth0")
 @pytest.fixture(params=["disk", "index"], autouse=True)
 def kind(request: pytest.FixtureRequest) -> Iterator[str]:
     if request.param == "index":
-        index.keep()
+        indexed.keep()
     yield request.param
-    index.forget()
+    indexed.forget()
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from cni.spec.addresses import parse_cidr, parse_ip
 from cni.spec.call import Call
 from cni.spec.errors import CNIError, NotAvailable, TryAgain
 from cni.spec.owner import Owner
-from ipam import boot, host_local, index, memory, store
+from ipam import boot, host_local, index, indexed, store
 from ipam.folder import UNFINISHED, Folder
 from ipam.ranges import RangeConf, candidates, read_sets
 from ipam.store import DiskStore
@@ -55,9 +55,9 @@ CONTENTS = (
 
 @pytest.fixture(autouse=True)
 def kept() -> Iterator[None]:
-    index.keep()
+    indexed.keep()
     yield
-    index.forget()
+    indexed.forget()
 
 
 @pytest.fixture
@@ -217,8 +217,8 @@ def test_whatever_happens_it_says_what_the_disk_says(steps: list[tuple[str, str,
                 if locked and chance.random() < 0.5:
                     world.do(("write", "10.1.0.4", b"two\r\neth0"))  # by somebody who does not take the lock
             assert {note for note in ours if "unfinished" not in note} == set(theirs)
-    index.forget()
-    index.keep()
+    indexed.forget()
+    indexed.keep()
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -236,7 +236,7 @@ def test_after_a_long_time_too(tmp_path: Path, seed: int) -> None:
                 DiskStore(Folder(str(world.folder), locked=False, create=False), []) as truth,
             ):
                 assert tells(leases) == tells(truth), number
-    assert sum(index.readings().values()) < 60
+    assert sum(indexed.readings().values()) < 60
 
 
 # -- what it is for ----------------------------------------------------------------------------------------------------
@@ -307,7 +307,7 @@ def test_a_call_reads_the_same_few_files_however_many_there_are(
         delete(made, f"c{number}")
     assert count.folders == 0
     assert count.files < 40 * 3
-    assert index.readings() == {"first": 1}
+    assert indexed.readings() == {"first": 1}
     assert len(taken(folder)) == 1200
 
 
@@ -349,14 +349,14 @@ def test_a_full_network_is_told_from_what_was_found_out_once(
     asked.clear()
     assert [str(ip.address.ip) for ip in add(made).ips] == ["10.1.0.7"]
     assert len(asked) == 252
-    assert index.readings() == {"first": 1}
+    assert indexed.readings() == {"first": 1}
 
 
 def test_processes_per_call_have_no_index() -> None:
     script = (
         "import sys; from ipam import host_local; from ipam.store import for_writing, DiskStore\n"
         "assert type(for_writing('/x', [], create=False)) is DiskStore\n"
-        "print(sorted({'ipam.index', 'ipam.known', 'ipam.memory', 'ipam.watch', 'ctypes', 'threading'} & sys.modules.keys()))"
+        "print(sorted({'ipam.index', 'ipam.indexed', 'ipam.known', 'ipam.watch', 'ctypes', 'threading'} & sys.modules.keys()))"
     )
     done = subprocess.run(
         [python(), "-c", script], capture_output=True, check=True, env={"PATH": PATH, "PYTHONPATH": str(ROOT)}
@@ -402,7 +402,7 @@ def test_what_other_processes_do_between_calls_is_known(folder: Path, program: P
     assert [str(ip.address.ip) for ip in add(made, "other").ips] == ["10.1.0.2", "fd00::4"]
     delete(made, "theirs")
     assert taken(folder) == {"10.1.0.2", "fd00::4"}
-    assert index.readings() == {"first": 1}
+    assert indexed.readings() == {"first": 1}
 
 
 def test_other_processes_at_the_same_time(folder: Path, program: Path) -> None:
@@ -435,7 +435,7 @@ def test_other_processes_at_the_same_time(folder: Path, program: Path) -> None:
     held = {path.read_bytes().split(b"\r")[0].decode() for path in folder.iterdir() if path.name in taken(folder)}
     assert held == {"kept"} | {f"t{number}" for number in range(12)}
     assert len(taken(folder)) == 26
-    assert index.readings() == {"first": 1}
+    assert indexed.readings() == {"first": 1}
 
 
 def test_what_is_done_without_the_lock_during_a_call_is_known_to_the_next(folder: Path, notes: list[str]) -> None:
@@ -449,7 +449,7 @@ def test_what_is_done_without_the_lock_during_a_call_is_known_to_the_next(folder
         assert set(leases.taken()) == {"10.1.0.2", "10.1.0.4", str(V4)}
         assert leases.held_by(ONE) == []
         assert [lease.address for lease in leases.held_by(TWO)] == [V4]
-    assert index.readings() == {"first": 1}
+    assert indexed.readings() == {"first": 1}
 
 
 # -- when nothing may be relied on ----------------------------------------------------------------------------------------
@@ -486,7 +486,7 @@ def move_there_and_back(folder: Path) -> None:
 
 
 def touch_many(folder: Path) -> None:
-    for number in range(memory.SUSPECTS + 1):
+    for number in range(index.SUSPECTS + 1):
         (folder / str(parse_ip("10.9.0.0") + number)).touch()
     (folder / "10.1.0.9").write_bytes(b"one\r\neth0")
 
@@ -512,7 +512,7 @@ def test_all_is_read_anew(
         with writing(folder, notes) if locked else reading(folder, notes) as leases:
             assert set(leases.taken()) == stays | {"10.1.0.9"}
             assert [str(lease.address) for lease in leases.held_by(ONE)] == ["10.1.0.9"]
-    first, *more = index.readings().items()
+    first, *more = indexed.readings().items()
     assert first == ("first", 1)
     assert [(reason in why, times) for reason, times in more] == [(True, 1)]
 
@@ -520,12 +520,12 @@ def test_all_is_read_anew(
 def test_a_folder_that_is_gone_is_forgotten(folder: Path, notes: list[str]) -> None:
     fill(folder, 1)
     assert taken(folder) == {"10.1.0.2"}
-    assert index.census() == [(str(folder), 1, 0)]
+    assert indexed.census() == [(str(folder), 1, 0)]
     shutil.rmtree(folder)
     with store.for_writing(str(folder), notes, create=False) as leases:
         assert not leases.taken()
         assert leases.held_by(ONE) == []
-    assert index.census() == []
+    assert indexed.census() == []
 
 
 def test_what_no_event_told_is_found_out_by_the_disk(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -536,12 +536,12 @@ def test_what_no_event_told_is_found_out_by_the_disk(folder: Path, monkeypatch: 
     monkeypatch.setattr(Watch, "events", lambda watch: [event for event in events(watch) if event[0] not in unheard])
     (folder / "10.1.0.3").write_bytes(b"two\r\neth0")
     assert [str(ip.address.ip) for ip in add(made, "other").ips] == ["10.1.0.4"]
-    assert index.readings() == {"first": 1, "contradicted": 1}
+    assert indexed.readings() == {"first": 1, "contradicted": 1}
     unheard |= {"10.1.0.2"}
     (folder / "10.1.0.2").write_bytes(b"two\r\neth0")
     delete(made, "mine")
     assert taken(folder) == {"10.1.0.2", "10.1.0.3", "10.1.0.4"}
-    assert index.readings() == {"first": 1, "contradicted": 2}
+    assert indexed.readings() == {"first": 1, "contradicted": 2}
     delete(made, "two")
     assert taken(folder) == {"10.1.0.4"}
 
@@ -553,7 +553,7 @@ def test_a_watch_that_does_not_even_tell_what_we_do_is_not_relied_on(folder: Pat
     (folder / "10.1.0.3").write_bytes(b"two\r\neth0")
     delete(made, "mine")
     assert taken(folder) == {"10.1.0.3"}
-    assert index.readings() == {"first": 1, "silent": 2}
+    assert indexed.readings() == {"first": 1, "silent": 2}
 
 
 def test_who_takes_the_chosen_address_at_each_try_is_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -572,7 +572,7 @@ def test_who_takes_the_chosen_address_at_each_try_is_told(folder: Path, monkeypa
     assert tries == ["10.1.0.2", "10.1.0.3"]
     tries += ["", ""]
     assert [str(ip.address.ip) for ip in add(made).ips] == ["10.1.0.4"]
-    assert index.readings() == {"first": 1}
+    assert indexed.readings() == {"first": 1}
 
 
 @pytest.mark.parametrize("error", [OSError(24, "Too many open files"), OSError(95, "Operation not supported")])
@@ -592,10 +592,10 @@ def test_where_nothing_can_be_watched_each_call_reads_the_folder(
         assert taken(folder) == {"10.1.0.2", "10.1.0.3", "fd00::2"}
         delete(made)
         assert taken(folder) == {"10.1.0.3"}
-        assert index.readings() == {}
-        assert index.census() == []
+        assert indexed.readings() == {}
+        assert indexed.census() == []
     assert taken(folder) == {"10.1.0.3"}
-    assert index.readings() == {"first": 1}
+    assert indexed.readings() == {"first": 1}
 
 
 def test_a_lack_that_passes_is_not_remembered(folder: Path, notes: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -651,7 +651,7 @@ def test_threads_with_two_folders_and_the_same(tmp_path: Path) -> None:
                 for one in made:
                     problems.extend(check(one, "kept"))
                     host_local.status(host_local.parse(call("STATUS", one)), call("STATUS", one))
-                index.census()
+                indexed.census()
         except BaseException as error:
             problems.append(error)
 
@@ -672,7 +672,7 @@ def test_threads_with_two_folders_and_the_same(tmp_path: Path) -> None:
             assert set(truth.taken()) == taken(tmp_path / one["name"])
         assert found == expected
         assert len(found) == 60
-    assert set(index.readings()) == {"first"}
+    assert set(indexed.readings()) == {"first"}
 
 
 def test_a_folder_of_many_is_read_once_by_threads_that_come_together(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -691,7 +691,7 @@ def test_a_folder_of_many_is_read_once_by_threads_that_come_together(folder: Pat
 
 
 def test_folders_that_were_not_used_for_the_longest_time_are_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(index, "FOLDERS", 2)
+    monkeypatch.setattr(indexed, "FOLDERS", 2)
     descriptors = len(os.listdir("/proc/self/fd"))
     paths = [tmp_path / name for name in "abc"]
     for path in paths:
@@ -699,27 +699,27 @@ def test_folders_that_were_not_used_for_the_longest_time_are_forgotten(tmp_path:
         fill(path, 1)
     for path in (paths[0], paths[1], paths[0], paths[2]):
         assert taken(path) == {"10.1.0.2"}
-    assert sorted(found[0][-1] for found in index.census()) == ["a", "c"]
+    assert sorted(found[0][-1] for found in indexed.census()) == ["a", "c"]
     assert len(os.listdir("/proc/self/fd")) == descriptors + 2
     shutil.rmtree(paths[0])
     assert taken(paths[1]) == {"10.1.0.2"}  # a new one comes, and who is gone makes room
-    assert sorted(found[0][-1] for found in index.census()) == ["b", "c"]
-    index.forget()
-    assert index.census() == []
+    assert sorted(found[0][-1] for found in indexed.census()) == ["b", "c"]
+    indexed.forget()
+    assert indexed.census() == []
     assert len(os.listdir("/proc/self/fd")) == descriptors
 
 
 def test_the_census_counts_what_is_there_now(folder: Path, program: Path) -> None:
     made = config(folder.parent, ranges=[[{"subnet": "10.1.0.0/28"}, {"subnet": "10.2.0.0/28"}], [{"subnet": "10.3.0.0/29"}]])
-    assert index.census() == []
+    assert indexed.census() == []
     add(made)
-    assert index.census() == [(str(folder), 2, 13 + 13 + 5)]
+    assert indexed.census() == [(str(folder), 2, 13 + 13 + 5)]
     run(program, "ADD", made | {"cniVersion": "1.0.0"}, "other")
-    assert index.census() == [(str(folder), 4, 31)]
+    assert indexed.census() == [(str(folder), 4, 31)]
     make_anew(folder)
-    assert index.census() == [(str(folder), 1, 31)]
+    assert indexed.census() == [(str(folder), 1, 31)]
     smaller = config(folder.parent, ranges=[[{"subnet": "10.1.0.0/29", "rangeEnd": "10.1.0.2"}]])
     (folder / "10.1.0.2").write_bytes(b"two\r\neth0")
     with pytest.raises(NotAvailable):
         host_local.status(host_local.parse(call("STATUS", smaller)), call("STATUS", smaller))
-    assert index.census() == [(str(folder), 2, 1)]
+    assert indexed.census() == [(str(folder), 2, 1)]

@@ -19,7 +19,7 @@ import pytest
 from cni.spec.call import Call
 from cni.spec.errors import CNIError
 from cni.spec.result import Result, read_result
-from ipam import boot, host_local, index
+from ipam import boot, host_local, indexed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -87,9 +87,9 @@ class Pair:
 @pytest.fixture(params=["disk", "index"])
 def pair(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Pair]:
     if request.param == "index":
-        index.keep()
+        indexed.keep()
     yield Pair(tmp_path / "data")
-    index.forget()
+    indexed.forget()
 
 
 def test_both_leave_the_same_bytes(pair: Pair, tmp_path: Path) -> None:
