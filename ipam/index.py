@@ -23,7 +23,7 @@ from ipam.store import ADDRESS_CHARACTERS, LAST_RESERVED
 from ipam.watch import Lost, Watch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Iterable, Sequence
 
     from ipam.folder import Folder
     from ipam.ranges import RangeSet
@@ -53,19 +53,17 @@ class Look(msgspec.Struct):
 class Index:
     """One folder. ``guard`` is held by whoever uses anything else of it; ``identity`` is that of the folder it is about."""
 
-    def __init__(self, identity: tuple[int, int], count: Callable[[str], None]) -> None:
-        """``count`` is told why whenever the whole folder was read."""
+    def __init__(self, identity: tuple[int, int], sets: Sequence[RangeSet] = ()) -> None:
+        """``sets`` are what its addresses were last leased from, for who counts them."""
         self.guard = Lock()
-        self._count = count
         self.identity = identity
         self.known = Known()
         self.others: set[str] = set()
         self.suspects: set[str] = set()
-        self.sets: Sequence[RangeSet] = ()
+        self.sets = sets
         self.watchable = True
         self._watch: Watch | None = None
         self._own: set[str] = set()
-        self._why = "first"
         self._boot = ""
 
     def look(self, folder: Folder) -> Look | None:
@@ -82,9 +80,9 @@ class Index:
             self.suspects = set(seen.failed)  # nothing tells when a lack of descriptors or of memory has passed
         return seen
 
-    def lose(self, why: str) -> None:
+    def lose(self) -> None:
         """Nothing is known any more."""
-        self._watch, self._why = None, why
+        self._watch = None
         self.known, self.others, self.suspects, self._own = Known(), set(), set(), set()
 
     def settled(self, boot: str, touched: frozenset[str]) -> Settled:
@@ -119,10 +117,10 @@ class Index:
                     raise Lost("silent")
                 if len(self.suspects) > SUSPECTS:
                     raise Lost("crowd")
-        except Lost as lost:
-            self.lose(str(lost))
+        except Lost:
+            self.lose()
         except BaseException:
-            self.lose("interrupted")  # its events may be gone
+            self.lose()  # its events may be gone
             raise
 
     def _read(self, folder: Folder) -> bool:
@@ -141,7 +139,6 @@ class Index:
             self._note(known, others, portion, seen)
             failed |= seen.failed.keys()
         self._watch, self.known, self.others, self.suspects, self._own = watch, known, others, failed, set()
-        self._count(self._why)
         return True
 
     @staticmethod

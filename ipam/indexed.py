@@ -176,7 +176,7 @@ class IndexedStore(DiskStore):
         with index.guard:
             explained = index.explains(name)
             if not explained:
-                index.lose("contradicted")
+                index.lose()
         return not explained
 
 
@@ -190,7 +190,6 @@ def forget() -> None:
     store.opened = DiskStore
     with _GUARD:
         _INDEXES.clear()
-        _READINGS.clear()
 
 
 def census() -> list[tuple[str, int, int]]:
@@ -209,22 +208,8 @@ def census() -> list[tuple[str, int, int]]:
     return found
 
 
-def readings() -> dict[str, int]:
-    """How often a whole folder was read, by reason: ``first``, ``overflow``, ``crowd``, ``replaced``, ``removed``, ``moved``,
-    ``unmounted``, ``contradicted``, ``silent``, ``interrupted``.
-    """
-    with _GUARD:
-        return dict(_READINGS)
-
-
 _GUARD = Lock()
 _INDEXES: dict[str, Index] = {}  # the one that was used last comes last
-_READINGS: dict[str, int] = {}
-
-
-def _count(why: str) -> None:
-    with _GUARD:
-        _READINGS[why] = _READINGS.get(why, 0) + 1
 
 
 def _index_of(folder: Folder) -> Index | None:
@@ -233,12 +218,9 @@ def _index_of(folder: Folder) -> Index | None:
     with _GUARD:
         index = former = _INDEXES.pop(folder.path, None)
         if index is None or index.identity != identity:
-            index = None if identity is None else Index(identity, _count)
+            index = None if identity is None else Index(identity, () if former is None else former.sets)
         if index is None:
             return None
-        if former is not None and former is not index:
-            index.lose("replaced")
-            index.sets = former.sets
         _INDEXES[folder.path] = index
         others = [] if former is not None else list(_INDEXES)[:-1]
         while len(_INDEXES) > FOLDERS:
