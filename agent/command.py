@@ -10,8 +10,7 @@ from click.shell_completion import CompletionItem
 
 from agent import life
 from agent.journal import FORMATS, LEVELS, Journal
-from cni import __version__, oneshot
-from cni.dispatch import CALLING
+from cni import __version__, about, oneshot
 
 SOCKET = "/run/podwire/cni.sock"
 
@@ -30,24 +29,27 @@ class Program(click.Group):
     """Commands, and plugins, which are named in the help and completed by shells as commands are."""
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
-        """A runtime that calls a plugin we do not have gets its answer in JSON, as from the agent."""
-        if os.environ.get("CNI_COMMAND") and self.get_command(ctx, args[0]) is None:
-            ctx.exit(oneshot.serve(args[0]))
+        """A runtime that calls a plugin we do not have gets its answer in JSON, as from the agent; a person gets a list."""
+        if not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
+            if os.environ.get("CNI_COMMAND"):
+                ctx.exit(oneshot.serve(args[0]))
+            known = ", ".join([*about.names(), *self.commands])
+            ctx.fail(f"there is no command or plugin {args[0]!r}; known: {known}")
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Plugins first: they are what the program is for."""
         with formatter.section("Plugins"):
-            formatter.write_dl(oneshot.plugins())
+            formatter.write_dl(about.plugins())
         super().format_commands(ctx, formatter)
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
         """Names that begin so."""
-        found = [CompletionItem(name, help=told) for name, told in oneshot.plugins() if name.startswith(incomplete)]
+        found = [CompletionItem(name, help=told) for name, told in about.plugins() if name.startswith(incomplete)]
         return found + super().shell_complete(ctx, incomplete)
 
 
-@click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"]}, epilog=f"\b\n{CALLING}{BY_HAND}")
+@click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"]}, epilog=f"\b\n{about.CALLING}{BY_HAND}")
 @click.version_option(__version__, prog_name="podwire")
 def podwire() -> None:
     """CNI plugins, IP address management and node agent for Linux pods.
@@ -69,7 +71,7 @@ def podwire() -> None:
 def agent(path: str, workers: int, any_mounts: bool, metrics: str | None, log_level: str, log_format: str) -> None:
     """Serve plugin calls from a warm process.
 
-    The program that a runtime calls (the shim, under each plugin's name in /opt/cni/bin) hands its call to this agent when one
+    The native client, which a runtime calls under each plugin's name in /opt/cni/bin, hands its call to this agent when one
     listens, and else does the work itself, several times slower: results are the same, byte for byte. So the agent can be
     started, stopped and upgraded at any time.
 

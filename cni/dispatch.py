@@ -1,10 +1,9 @@
 """One call from environment and stdin to a reply: the order of checks, the verbs, the one place where errors become codes.
 
 ``dispatch`` is the same for every way in (a process per call, the agent's socket, tests): it reads nothing of the process it
-runs in.
-The order of checks is the reference's (its pkg/skel), because clients see which error comes first: environment, stdin, name,
-verb, version. Two things come earlier than there: the host's own namespace is refused before anything is done (P#714), and an
-answer that could not be rendered is refused before the work.
+runs in. The order of checks is the reference's (its pkg/skel), because clients see which error comes first: environment, stdin,
+name, verb, version. The host's own namespace is refused earlier than there, before anything is done (P#714). docs/protocol.md
+has all of it.
 """
 
 from __future__ import annotations
@@ -14,13 +13,12 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import msgspec
 
-from cni import __version__
 from cni.caller import Caller
 from cni.delegate import delegate, find, provider, serve, undo_add
 from cni.registry import PLUGINS
 from cni.spec import versions
 from cni.spec.call import VERBS, Call, check_env, parse_args
-from cni.spec.conf import check_network_name, check_new_ifname, decode_document, lookup, text_at
+from cni.spec.conf import check_network_name, check_new_ifname, check_one_plugin, decode_document, lookup, text_at
 from cni.spec.errors import (
     CheckFailed,
     CNIError,
@@ -39,13 +37,6 @@ if TYPE_CHECKING:
 
     from cni.net.host import Host
     from cni.spec.owner import Owner
-
-
-# What a person who runs a plugin needs to know.
-CALLING = (
-    "A container runtime calls this program with CNI_COMMAND, CNI_CONTAINERID, CNI_NETNS, CNI_IFNAME and CNI_PATH in its\n"
-    "environment and a network configuration on stdin. To try it by hand:\n\n"
-)
 
 
 # A reply that could not be delivered.
@@ -124,7 +115,9 @@ def dispatch(name: str, env: Mapping[str, str], stdin: bytes, caller: Caller | N
     trace = Trace()
     try:
         if not env.get("CNI_COMMAND"):
-            return Reply(0, stderr=about(name))
+            from cni import about
+
+            return Reply(0, stderr=about.plugin(name))
         if env["CNI_COMMAND"] == "VERSION":
             return Reply(0, version_document(_asked_version(stdin)))
         check_env(env)
@@ -142,21 +135,13 @@ def dispatch(name: str, env: Mapping[str, str], stdin: bytes, caller: Caller | N
         return _failed(name, version, _internal(error, notes), notes, trace)
 
 
-def about(name: str) -> str:
-    """What a plugin says of itself when nobody gave it a command; the first two lines are the reference's form."""
-    return (
-        f"CNI {name} plugin podwire {__version__}\n"
-        f"CNI protocol versions supported: {', '.join(versions.SUPPORTED)}\n"
-        f"\n{CALLING}  CNI_COMMAND=VERSION {name} </dev/null\n"
-    )
-
-
 def _call(env: Mapping[str, str], stdin: bytes, document: dict[str, Any], version: str, notes: list[str], folder: str) -> Call:
     network = check_network_name(_name(document))
     verb = env["CNI_COMMAND"]
     if verb not in VERBS:
         raise EnvError(f"unknown CNI_COMMAND: {verb if verb.isprintable() else repr(verb)}")
     versions.require(verb, version)
+    check_one_plugin(document)
     of_attachment = env if verb in ("ADD", "CHECK", "DEL") else {}
     return Call(
         verb=verb,
@@ -193,7 +178,9 @@ def _serve(name: str, turn: Turn) -> bytes:
     if module is None:
         own = provider(name)
         if own is None:
-            raise ConfigError(f"there is no plugin {name!r} in podwire", f"known: {', '.join(sorted(PLUGINS))}")
+            from cni import about
+
+            raise ConfigError(f"there is no plugin {name!r} in podwire", f"known: {', '.join(about.names())}")
         sandbox = _open_sandbox(call, turn.caller, needed=False)
         if sandbox is not None:
             _close(sandbox)

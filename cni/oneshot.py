@@ -11,8 +11,7 @@ import select
 import sys
 import time
 
-from cni import __version__
-from cni.dispatch import CALLING, Reply, answer
+from cni.dispatch import Reply, answer
 from cni.registry import PLUGINS
 from cni.spec.errors import InputError
 from cni.spec.result import error_document
@@ -56,28 +55,13 @@ def serve(name: str) -> int:
     return reply.status if delivered else 1
 
 
-def plugins() -> list[tuple[str, str]]:
-    """Every plugin's name and what it is for, in the words of its module."""
-    from importlib import import_module
-
-    from ipam.registry import PROVIDERS
-
-    modules = sorted({**PLUGINS, **PROVIDERS}.items())
-    return [(plugin, (import_module(module).__doc__ or "").partition("\n")[0].partition(": ")[2]) for plugin, module in modules]
-
-
 def _usage(arguments: list[str]) -> int:
     """Help for people: what there is, how it is called. A wrong name is an error."""
+    from cni import about
+
     program, name = os.path.basename(arguments[0]), "".join(arguments[1:2])
-    program = "python -m cni" if program == "__main__.py" else program
-    wrong = bool(name) and not name.startswith("-")
-    text = (
-        (f"there is no plugin {name!r}\n\n" if wrong else "")
-        + f"usage: {program} PLUGIN\n\nCNI plugins, version {__version__}:\n\n"
-        + "".join(f"  {plugin:<11} {what}\n" for plugin, what in plugins())
-        + f"\n{CALLING}  CNI_COMMAND=VERSION {program} bridge </dev/null\n"
-        + "\nAn installation has a link with each plugin's name. The project's docs/plugins has a page for each.\n"
-    )
+    wrong = "" if name.startswith("-") else name
+    text = about.usage("python -m cni" if program == "__main__.py" else program, wrong)
     (sys.stderr if wrong else sys.stdout).write(text)
     return 2 if wrong else 0
 

@@ -419,7 +419,7 @@ static _Noreturn void run_oneshot(void)
         char *slash = strrchr(beside_us, '/');
         strcpy(slash == NULL ? beside_us : slash + 1, "podwire");
     }
-    char *arguments[] = {program, plugin, NULL};
+    char *arguments[] = {program, is_set(plugin) ? plugin : NULL, NULL};
     if (config == NULL || refill_stdin())
         execv(program, arguments);
     fail(ONESHOT_FAILED, errno, program);

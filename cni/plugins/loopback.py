@@ -1,4 +1,7 @@
-"""loopback: brings up the sandbox's ``lo``. It ignores CNI_IFNAME, as the reference does."""
+"""loopback: brings up the interface lo of the sandbox, whatever CNI_IFNAME says.
+
+The reference ignores CNI_IFNAME likewise.
+"""
 
 from __future__ import annotations
 

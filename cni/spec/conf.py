@@ -75,6 +75,9 @@ class NetConf(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
 def decode_document(stdin: bytes) -> dict[str, Any]:
     """The configuration as a JSON object; DecodeError (6) for anything else, with the place of the error."""
+    if not stdin.strip():
+        why = "stdin is empty: the configuration of one plugin is expected there"
+        raise DecodeError("cannot decode the network configuration on stdin as JSON", why)
     try:
         document = msgspec.json.decode(stdin)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
@@ -121,6 +124,15 @@ def text_at(document: dict[str, Any], key: str) -> str:
     if not isinstance(value, str):
         raise DecodeError(f"key {key!r} of the network configuration must be a string, got {type(value).__name__}")
     return value
+
+
+def check_one_plugin(document: dict[str, Any]) -> None:
+    """Refuse a network list (ConfigError): of its keys a plugin would know hardly any, and wire a pod without addresses."""
+    if isinstance(lookup(document, "plugins"), list) and not lookup(document, "type"):
+        raise ConfigError(
+            "this is a network list, and a plugin serves one object of it",
+            "give a plugin one object of its key 'plugins', with the list's name and cniVersion; cnitool and runtimes do that",
+        )
 
 
 def convert(document: Any, kind: type[T], where: str, notes: list[str] | None = None) -> T:

@@ -122,7 +122,7 @@ def test_errors_echo_a_version_that_the_runtime_knows(verb: str, version: str) -
 
 def test_a_plugin_that_is_not_there() -> None:
     error = refused(dispatch("brigde", {**GOOD, "CNI_COMMAND": "STATUS"}, NET))
-    assert (error["code"], error["details"]) == (7, "known: bridge, loopback")
+    assert (error["code"], error["details"]) == (7, "known: bridge, host-local, loopback, static")
 
 
 # -- any failure, anywhere --
@@ -227,6 +227,19 @@ def test_notes_go_to_stderr_with_the_plugins_name(runtime: Runtime) -> None:
     assert reply.stderr == (
         "bridge: key 'isGatway' of the configuration is not known to this plugin and has no effect, did you mean 'isGateway'?\n"
     )
+
+
+@pytest.mark.parametrize("verb", ["ADD", "DEL", "STATUS"])
+def test_a_network_list_is_no_configuration_of_a_plugin(runtime: Runtime, verb: str) -> None:
+    """It would be a bridge with all its defaults and no addresses."""
+    conflist = {"cniVersion": "1.1.0", "name": "net", "plugins": [runtime.config(ipam=V4)]}
+    pod = "" if verb == "STATUS" else runtime.pod()
+    was = runtime.dump()
+    error = refused(runtime.call(verb, conflist, pod, "bridge"))
+    assert (error["code"], "this is a network list" in error["msg"]) == (7, True)
+    assert runtime.dump() == was
+    one = runtime.config(ipam=V4, plugins=[])
+    assert runtime.call("ADD", one, runtime.pod()).status == 0, "a key of no meaning to one plugin"
 
 
 # -- the sandbox --

@@ -71,6 +71,7 @@ EXCEPTIONS = {
     ("cni.nft.ops", "cni.nft.apply"): "the exceptions of the door, named when a transaction is run through it",
     ("cni.delegate", "ipam.registry"): "the one place where a call reaches IPAM",
     ("cni.oneshot", "ipam.registry"): "composition: which names this program answers to",
+    ("cni.about", "ipam.registry"): "composition: what there is, for people",
     ("cni.schema", "ipam"): "composition: schemas of main plugin and IPAM together; no plugin call imports it",
     ("cni.nft.apply", "cni.nft.listing"): "pure",
 }

@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from agent import command
 from agent.journal import FORMATS, LEVELS
 from cni import __version__
-from cni.dispatch import CALLING
+from cni.about import CALLING
 from cni.registry import PLUGINS
 from ipam.registry import PROVIDERS
 from tests.harness.wrappers import ROOT
@@ -83,8 +83,8 @@ def test_help_of_the_agent() -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("nonsense",), "No such command 'nonsense'"),
-        (("",), "No such command ''"),
+        (("nonsense",), "there is no command or plugin 'nonsense'; known: bridge, host-local, loopback, static, agent"),
+        (("",), "there is no command or plugin ''; known: bridge"),
         (("--nonsense",), "No such option '--nonsense'"),
         (("agent", "--nonsense"), "No such option '--nonsense'"),
         (("agent", "bridge"), "Got unexpected extra argument (bridge)"),
