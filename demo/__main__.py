@@ -12,6 +12,7 @@ import shutil
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from demo import picture
 from tests.harness import observe
@@ -55,7 +56,7 @@ class Demo:
         self.failures = 0
         self.network = json.loads(CONFLIST.read_text())["name"]
         self.bridge = json.loads(CONFLIST.read_text())["plugins"][0]["bridge"]
-        self.results: dict[str, dict] = {}
+        self.results: dict[str, dict[str, Any]] = {}
 
     def chapter(self, title: str) -> None:
         print(f"\n\033[1m{title}\033[0m" if sys.stdout.isatty() else f"\n{title}")

@@ -19,7 +19,6 @@ units=$(dirname "$(realpath "$0")")/../conf/systemd
 umask 022 # runtimes of any user call the plugins
 
 CLIENT=lib/podwire/shim
-FORMER_CLIENT=lib/podwire/podwire # what links led to before there was an agent
 UNITS=(podwire-agent.socket podwire-agent.service)
 
 fail() { printf 'install: %s\n' "$*" >&2; exit 1; }
@@ -56,7 +55,6 @@ prefix_of() {
     text=$(realpath -ms -- "$text")
     case $text in
         /*/"$CLIENT") echo "${text%"/$CLIENT"}" ;;
-        /*/"$FORMER_CLIENT") echo "${text%"/$FORMER_CLIENT"}" ;;
         *) return 1 ;;
     esac
 }

@@ -1,9 +1,6 @@
 """The bundle's program, `podwire`: `podwire bridge` is one call of a plugin, all else is for `agent.command`.
 
 What lives here: what only a frozen program needs before and after these two. Nothing else.
-
-A plugin's name may also be the program's own: links of that kind are replaced by an upgrade one after the other, and serve
-until then.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The plugins, one file each: what to do, as data. None of them does I/O, imports another, or keeps state between calls.
+"""The plugins, a module or a package each: what to do, as data. None does I/O, imports another, or keeps state between calls.
 
 A module offers these functions (``cni.dispatch.Plugin`` types them):
 
@@ -10,4 +10,6 @@ A module offers these functions (``cni.dispatch.Plugin`` types them):
 ``check(conf, call, facts, prev)``    what is not as ADD left it, a line each
 ``plan_gc(conf, call, keep, host)``   the plan that removes what attachments outside ``keep`` left
 ``status(conf, call, host)``          raises NotAvailable or LimitedConnectivity when ADD could not succeed now
+
+and ``CREATES_INTERFACE``, whether its ADD makes the interface CNI_IFNAME: one that is there is then refused.
 """

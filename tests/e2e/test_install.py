@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from agent import command, listen
+from agent import command, life, listen
 from tests.harness import observe
 from tests.harness.node import PATH
 from tests.harness.plugin import Executables
@@ -423,37 +423,6 @@ def test_a_strict_umask_makes_a_tree_that_everybody_can_use(root: Root, release:
         assert mode == (0o755 if path.is_dir() or path.name in ("podwire", "shim", *NAMES) else 0o644), path
 
 
-# From the version whose links led to the program itself.
-
-
-def has_former_links(root: Root, prefix: str = "A") -> None:
-    """Put the links of an installation as the former version made them."""
-    for name in NAMES:
-        (root.bin / name).unlink()
-        (root.bin / name).symlink_to(f"{root.folder}/{prefix}/lib/podwire/podwire")
-
-
-@pytest.mark.parametrize("prefix", ["A", "B"])
-def test_upgrade_from_the_former_links(root: Root, release: Releases, prefix: str) -> None:
-    before = root.has_go_plugins()
-    succeeded(root.install(release[1]))
-    has_former_links(root)
-    succeeded(root.install(release[2], prefix=prefix))
-    assert {os.readlink(root.bin / name) for name in NAMES} == {f"{root.folder}/{prefix}/lib/podwire/shim"}
-    assert {root.says(name) for name in NAMES} == {"podwire, release 2"}
-    succeeded(root.uninstall(prefix=prefix))
-    succeeded(root.uninstall())
-    assert tree(root.bin) == before
-
-
-def test_uninstall_knows_the_former_links(root: Root, release: Releases) -> None:
-    before = root.has_go_plugins()
-    succeeded(root.install(release[1]))
-    has_former_links(root)
-    succeeded(root.uninstall())
-    assert tree(root.bin) == before
-
-
 # Units for systemd.
 
 UNITS = ["podwire-agent.service", "podwire-agent.socket"]
@@ -482,7 +451,7 @@ def test_the_socket_is_where_clients_and_agents_look() -> None:
     service = (ROOT / "conf/systemd/podwire-agent.service").read_text()
     assert f"\nRuntimeDirectory={Path(command.SOCKET).parent.relative_to('/run')}\n" in service
     patience = re.search(r"^TimeoutStopSec=(\d+)s$", service, re.MULTILINE)
-    assert patience and int(patience[1]) > command.STOP_PATIENCE_S
+    assert patience and int(patience[1]) > life.STOP_PATIENCE_S
 
 
 @pytest.mark.parametrize("folder", ["usr/lib/systemd/system", "lib/systemd/system", ""])
@@ -556,11 +525,6 @@ def test_a_name_leads_to_the_client_of_the_release(installed: Root) -> None:
     (release,) = (installed.folder / "A/lib").glob("podwire-*")
     assert {os.path.realpath(installed.bin / name) for name in NAMES} == {f"{release}/shim"}
     assert os.path.realpath(installed.folder / "A/bin/podwire") == f"{release}/podwire"
-
-
-def test_the_former_links_answer_until_they_are_replaced(installed: Root) -> None:
-    has_former_links(installed)
-    test_every_name_answers_by_way_of_the_folder(installed)
 
 
 def test_every_name_answers_by_way_of_the_folder(installed: Root) -> None:

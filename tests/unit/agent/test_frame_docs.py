@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 from agent import frame
+from cni import oneshot
 from tests.harness.wrappers import ROOT
 from tests.shim.replies import VERDICTS
 from tests.unit.test_docs import DOCS, SPAN, rows, section
@@ -64,7 +65,8 @@ def test_the_header() -> None:
 def test_stdin() -> None:
     documented = next(row for row in tables()["part of CALL"] if row[0] == "stdin")
     assert documented[2] == f"at most {frame.STDIN_LIMIT} bytes"
-    assert constants()["STDIN_LIMIT"] == frame.STDIN_LIMIT
+    assert constants()["STDIN_LIMIT"] == frame.STDIN_LIMIT == oneshot.STDIN_LIMIT
+    assert constants()["VERSION_PATIENCE_MS"] == oneshot.VERSION_PATIENCE_S * 1000
 
 
 def test_settings() -> None:
@@ -76,6 +78,9 @@ def test_settings() -> None:
     assert documented["PODWIRE_SOCKET"] == "`" + re.findall(r'DEFAULT_SOCKET\[\] = "(.*)"', SHIM)[0] + "`"
     assert int(documented["PODWIRE_TIMEOUT"]) == constants()["PATIENCE_S"]
     assert f"time limit of {constants()['PATIENCE_S']} seconds" in section(PAGE, TITLE)
+    begin_s = int(re.findall(r"#define BEGIN_PATIENCE_MS (\d+)", SHIM)[0]) // 1000
+    assert f"no TAKEN within {begin_s} s" in section(PAGE, TITLE)
+    assert f"begins with for {begin_s} seconds" in section(DOCS / "agent.md", "When something hangs")
 
 
 def test_verdicts_of_the_parser() -> None:
