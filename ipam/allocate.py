@@ -49,14 +49,14 @@ def choose(
     last: Sequence[Ip | None],
     wanted: Sequence[Ip],
     reclaimable: Callable[[Ip], bool],
-    settled: Container[str] = (),
+    barren: Container[RangeSet] = (),
 ) -> tuple[Choice, ...] | Refusal:
     """One address for each set, or the first reason why not; nothing in between.
 
     ``taken``: addresses as text. ``last``: for each set the address leased last. ``wanted``: addresses the caller asks for;
     a set serves the first of them that lies in it, and all of them must be served. ``reclaimable``: whether the lease of
-    an address may be taken over; asked for a wanted address that is taken, and where a set has no address that is not, but not
-    again for those that are ``settled``.
+    an address may be taken over; asked for a wanted address that is taken, and where a set has no address that is not, unless
+    the set is ``barren``: known to hold no such lease.
     """
     choices: list[Choice] = []
     left = list(wanted)
@@ -66,7 +66,7 @@ def choose(
             left.remove(asked)
             outcome = _take(index, pool, asked, taken, reclaimable)
         else:
-            outcome = _next(index, pool, last[index], taken, reclaimable, settled)
+            outcome = _next(index, pool, last[index], taken, reclaimable, pool in barren)
         if isinstance(outcome, Refusal):
             return outcome
         choices.append(outcome)
@@ -88,12 +88,12 @@ def _next(
     last: Ip | None,
     taken: Container[str],
     reclaimable: Callable[[Ip], bool],
-    settled: Container[str],
+    barren: bool,
 ) -> Choice | Refusal:
     address = next(candidates(pool, last, taken), None)
     reclaimed = address is None
-    if address is None:
-        address = next(filter(reclaimable, candidates(pool, last, settled)), None)
+    if address is None and not barren:
+        address = next(filter(reclaimable, candidates(pool, last, ())), None)
     part = pool.find(address) if address is not None else None
     if address is None or part is None:
         return Refusal(Why.EXHAUSTED, index)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from ipam.folder import LOCK
-from ipam.known import Known, Numbers, Settled
+from ipam.known import Known
 from ipam.leases import BLANK, LONGEST
 from ipam.store import ADDRESS_CHARACTERS, LAST_RESERVED
 from ipam.watch import Lost, Watch
@@ -63,8 +63,8 @@ class Index:
         self.sets = sets
         self.watchable = True
         self._watch: Watch | None = None
+        self.barren: set[tuple[str, RangeSet]] = set()
         self._own: set[str] = set()
-        self._boot = ""
 
     def look(self, folder: Folder) -> Look | None:
         """Bring it up to date; None when it cannot be. What the touched names stand for now is noted here if we hold the lock,
@@ -83,20 +83,7 @@ class Index:
     def lose(self) -> None:
         """Nothing is known any more."""
         self._watch = None
-        self.known, self.others, self.suspects, self._own = Known(), set(), set(), set()
-
-    def settled(self, boot: str, touched: frozenset[str]) -> Settled:
-        """The addresses, but for touched ones, whose lease is known to be of no boot before ``boot``."""
-        with self.guard:
-            if boot != self._boot:  # the host has another name now
-                self._boot, self.known.settled = boot, {4: Numbers(), 6: Numbers()}
-            return Settled(self.known, touched)
-
-    def settle(self, name: str) -> None:
-        """Note an address as one of those."""
-        with self.guard:
-            if name in self.known.names:
-                self.known.settle(name)
+        self.known, self.others, self.suspects, self._own, self.barren = Known(), set(), set(), set(), set()
 
     def wrote(self, name: str) -> None:
         """We have made or removed a lease ourselves: a watch that works tells so, too."""
@@ -112,7 +99,10 @@ class Index:
         """Take from the watch what was touched."""
         try:
             if self._watch is not None:
-                self.suspects.update(name for name, moved in self._watch.events() if _matters(name, moved))
+                names = {name for name, moved in self._watch.events() if _matters(name, moved)}
+                self.suspects |= names
+                if any(not name.strip(ADDRESS_CHARACTERS) for name in names - self._own):  # our own are of this boot
+                    self.barren = set()
                 if not self._own <= self.suspects:
                     raise Lost("silent")
                 if len(self.suspects) > SUSPECTS:

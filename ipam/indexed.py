@@ -21,16 +21,16 @@ from ipam.folder import Folder
 from ipam.index import Index, Look
 from ipam.known import Known, Taken
 from ipam.leases import BLANK, LONGEST, content_of, legacy_content_of, read_lease
+from ipam.ranges import RangeSet
 from ipam.store import DiskStore
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable, Sequence, Set
+    from collections.abc import Iterable, Sequence, Set
     from types import TracebackType
 
     from cni.spec.addresses import Ip
     from cni.spec.owner import Owner
     from ipam.leases import Lease
-    from ipam.ranges import RangeSet
 
 # Each has an inotify instance of its own, of which a user has 128 by default, and some ten megabytes with 60,000 leases. A node
 # has a few networks; of more than this those that were not used for the longest time are forgotten.
@@ -43,6 +43,7 @@ class View(msgspec.Struct):
     known: Known
     touched: frozenset[str]
     seen: Look
+    barren: set[tuple[str, RangeSet]]
 
     @property
     def taken(self) -> Taken:
@@ -101,15 +102,10 @@ class IndexedStore(DiskStore):
         """See Store."""
         return self._wrote(address, super().release(address))
 
-    def settled(self, boot: str) -> Container[str]:
-        """See Store."""
+    def barren(self) -> set[tuple[str, RangeSet]]:
+        """See Store. The index drops it whenever anybody else touches a lease."""
         view = self._look()
-        return () if view is None or self._index is None else self._index.settled(boot, view.touched)
-
-    def settle(self, address: Ip) -> None:
-        """See Store."""
-        if self._index is not None:
-            self._index.settle(str(address))
+        return super().barren() if view is None else view.barren
 
     def look_again(self, address: Ip) -> bool:
         """See Store."""
@@ -120,7 +116,7 @@ class IndexedStore(DiskStore):
         return True
 
     def serves(self, sets: Sequence[RangeSet]) -> None:
-        """See DiskStore. They are what ``census`` counts the addresses of."""
+        """See Store. They are what ``census`` counts the addresses of."""
         self._index = self._index or _index_of(self._folder)
         if self._index is not None:
             self._index.sets = sets
@@ -142,7 +138,7 @@ class IndexedStore(DiskStore):
                 self._index = None
                 return None
             touched = frozenset() if self._folder.locked else frozenset(self._index.suspects)
-            self._view = View(self._index.known, touched, seen)
+            self._view = View(self._index.known, touched, seen, self._index.barren)
             others = (self._index.others - touched) | seen.others if not self._told else ()
         self._tell(others, seen.failed)
         return self._view

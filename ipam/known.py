@@ -8,14 +8,15 @@ Beside the names each address is a bit, by which ``Taken`` finds the next free a
 
 from __future__ import annotations
 
-from collections.abc import Container, Set
+from collections.abc import Set
+from heapq import merge
 from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
 from typing import TYPE_CHECKING
 
 from ipam.leases import read_address
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
     # Nearly always one name. A tuple is the smallest thing that holds two; a set does not grow slower with each.
     Names = str | tuple[str, ...] | set[str]
@@ -29,35 +30,37 @@ FULL = (1 << BLOCK) - 1
 
 
 class Numbers:
-    """A set of numbers: blocks of bits, and above them blocks whose bits say which of these are full. ``below`` is a set that
-    this one differs from, here and there.
+    """A set of numbers: blocks of bits, and above them blocks whose bits say which of these are full.
+
+    One thread at a time may change it. Others may look meanwhile: they find what is not there as long as they look, and each
+    block as it was at some moment of that.
     """
 
-    def __init__(self, below: Numbers | None = None) -> None:
+    def __init__(self) -> None:
         self.blocks: dict[int, int] = {}
         self.full: dict[int, int] = {}
-        self._below = below
 
     def change(self, number: int, there: bool) -> None:
         """Add a number, or remove it."""
         index, bit = number >> BLOCK_BITS, 1 << (number & BLOCK - 1)
-        before = self._block(index)
+        before = self.blocks.get(index, 0)
         after = before | bit if there else before & ~bit
-        self._set(self.blocks, index, after)
-        if (before == FULL) != (after == FULL):
-            above, bit = index >> BLOCK_BITS, 1 << (index & BLOCK - 1)
-            self._set(self.full, above, self._full(above) ^ bit)
-
-    def __contains__(self, number: int) -> bool:
-        return bool(self._block(number >> BLOCK_BITS) >> (number & BLOCK - 1) & 1)
+        if before == after:
+            return
+        if before == FULL:  # first, so that nobody is led past what is free
+            self._turn(index)
+        _set(self.blocks, index, after)
+        if after == FULL:
+            self._turn(index)
 
     def others(self, low: int, high: int) -> Iterator[int]:
         """The numbers from ``low`` to ``high`` that are not in the set."""
         while low <= high:
             index = low >> BLOCK_BITS
-            bits = self._block(index)
+            bits = self.blocks.get(index, 0)
             if bits == FULL:
-                low = (index + _ones(self._full(index >> BLOCK_BITS) >> (index & BLOCK - 1))) << BLOCK_BITS
+                full = _ones(self.full.get(index >> BLOCK_BITS, 0) >> (index & BLOCK - 1))
+                low = index + max(full, 1) << BLOCK_BITS  # 0 where another thread changes this very block
                 continue
             offset = low & BLOCK - 1
             leap = _ones(bits >> offset)
@@ -66,19 +69,16 @@ class Numbers:
                 yield low
                 low += 1
 
-    def _block(self, index: int) -> int:
-        bits = self.blocks.get(index)
-        return bits if bits is not None else 0 if self._below is None else self._below._block(index)
+    def _turn(self, index: int) -> None:
+        above, bit = index >> BLOCK_BITS, 1 << (index & BLOCK - 1)
+        _set(self.full, above, self.full.get(above, 0) ^ bit)
 
-    def _full(self, index: int) -> int:
-        bits = self.full.get(index)
-        return bits if bits is not None else 0 if self._below is None else self._below._full(index)
 
-    def _set(self, blocks: dict[int, int], index: int, bits: int) -> None:
-        if bits or self._below is not None:
-            blocks[index] = bits
-        else:
-            blocks.pop(index, None)
+def _set(blocks: dict[int, int], index: int, bits: int) -> None:
+    if bits:
+        blocks[index] = bits
+    else:
+        blocks.pop(index, None)
 
 
 def _ones(bits: int) -> int:
@@ -92,12 +92,10 @@ class Known:
     def __init__(self) -> None:
         self.names: dict[str, int | None] = {}
         self.numbers = {4: Numbers(), 6: Numbers()}
-        self.settled = {4: Numbers(), 6: Numbers()}
         self._owners: dict[int, Names] = {}
 
     def put(self, name: str, content: bytes | None) -> None:
-        """A name has this content. Nothing is settled of it: it may have been made anew."""
-        self.settle(name, False)
+        """A name has this content."""
         owner = None if content is None else hash(content)
         former = self.names.get(name)
         if former is not None and former == owner:
@@ -114,17 +112,10 @@ class Known:
         """A name is free, or nothing has it any more."""
         if name not in self.names:
             return
-        self.settle(name, False)
         former = self.names.pop(name)
         self._mark(name, False)
         if former is not None:
             self._disown(former, name)
-
-    def settle(self, name: str, settled: bool = True) -> None:
-        """Note, or forget, of an address that its lease is none that may be taken back."""
-        version, number = as_number(name) if settled or any(numbers.blocks for numbers in self.settled.values()) else (0, 0)
-        if version:
-            self.settled[version].change(number, settled)
 
     def with_content(self, content: bytes) -> tuple[str, ...]:
         """The names that may have this content, all that have it among them."""
@@ -163,14 +154,6 @@ class Taken(Set[str]):
 
     def __init__(self, known: Known, more: frozenset[str] = frozenset(), less: frozenset[str] = frozenset()) -> None:
         self._known, self._more, self._less = known, more, less
-        self._numbers = known.numbers
-        if less or more:
-            self._numbers = {version: Numbers(below) for version, below in known.numbers.items()}
-        for names, taken in ((less, False), (more, True)):
-            for name in names:
-                version, number = as_number(name)
-                if version:
-                    self._numbers[version].change(number, taken)
 
     def __contains__(self, name: object) -> bool:
         return name in self._more or (name in self._known.names and name not in self._less)
@@ -188,27 +171,10 @@ class Taken(Set[str]):
         return Taken(self._known, self._more - less, self._less | less)
 
     def free(self, version: int, low: int, high: int) -> Iterator[int]:
-        """The free addresses from ``low`` to ``high``, as numbers."""
-        return self._numbers[version].others(low, high)
-
-
-class Settled(Container[str]):
-    """The addresses that are settled, as text, without those of ``touched``."""
-
-    def __init__(self, known: Known, touched: Iterable[str]) -> None:
-        self._numbers = {version: Numbers(below) for version, below in known.settled.items()}
-        for name in touched:
-            version, number = as_number(name)
-            if version:
-                self._numbers[version].change(number, False)
-
-    def __contains__(self, name: object) -> bool:
-        version, number = as_number(str(name))
-        return version != 0 and number in self._numbers[version]
-
-    def free(self, version: int, low: int, high: int) -> Iterator[int]:
-        """The addresses from ``low`` to ``high``, as numbers, of which nothing is known."""
-        return self._numbers[version].others(low, high)
+        """The addresses from ``low`` to ``high``, as numbers in their order, among which are all that are free; few others."""
+        freed = (as_number(name) for name in self._less if name in self._known.names)
+        within = sorted(number for kind, number in freed if kind == version and low <= number <= high)
+        return merge(self._known.numbers[version].others(low, high), within)
 
 
 def as_number(name: str) -> tuple[int, int]:

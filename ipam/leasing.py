@@ -66,13 +66,15 @@ def choose_in(
 
     def reclaimable(address: Ip) -> bool:
         # A file may have a lease's mark and say something else, when an administrator wrote over it.
-        if is_earlier(leases.boot_of(address), boot) and leases.lease(address) is not None:
-            return True
-        leases.settle(address)
-        return False
+        return is_earlier(leases.boot_of(address), boot) and leases.lease(address) is not None
 
     last = [leases.last_reserved(index) for index in range(len(sets))]
-    return choose(sets, taken, last, wanted, reclaimable, leases.settled(boot))
+    known = leases.barren()
+    barren = [pool for pool in sets if (boot, pool) in known] if known else ()
+    outcome = choose(sets, taken, last, wanted, reclaimable, barren)
+    if isinstance(outcome, Refusal) and outcome.why is Why.EXHAUSTED:
+        known.add((boot, sets[outcome.index]))
+    return outcome
 
 
 def release(leases: Store, address: Ip, problems: list[CNIError]) -> bool:

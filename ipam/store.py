@@ -20,7 +20,7 @@ from ipam.leases import BLANK, LONGEST, Lease, content_of, legacy_content_of, re
 from ipam.lock import PATIENCE_S, Busy
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Sequence, Set
+    from collections.abc import Sequence, Set
     from types import TracebackType
     from typing import Self
 
@@ -65,14 +65,16 @@ class Store(Protocol):
     def remember(self, index: int, address: Ip) -> None:
         """Set what ``last_reserved`` tells."""
 
-    def settled(self, boot: str) -> Container[str]:
-        """The addresses, as text, whose lease is known to be none of a boot before ``boot``, because ``settle`` said so."""
-
-    def settle(self, address: Ip) -> None:
-        """Say this of an address that is taken; who forgets it loses time."""
+    def barren(self) -> set[tuple[str, RangeSet]]:
+        """The range sets, each with the mark of a boot, that hold no lease of an earlier one. Who has asked for all leases of a
+        set adds it; nothing is lost but time when it is forgotten.
+        """
 
     def look_again(self, address: Ip) -> bool:
         """An address that was not ``taken`` could not be reserved: whether ``taken`` may say better now, once at most."""
+
+    def serves(self, sets: Sequence[RangeSet]) -> None:
+        """Be told what the addresses are leased from; an index keeps it for who counts them."""
 
 
 class DiskStore:
@@ -181,19 +183,16 @@ class DiskStore:
         except OSError as error:
             raise self._failed("write", name, error) from error
 
-    def settled(self, boot: str) -> Container[str]:
-        """See Store."""
-        return ()
-
-    def settle(self, address: Ip) -> None:
+    def barren(self) -> set[tuple[str, RangeSet]]:
         """See Store. There is no other call to remember it for."""
+        return set()
 
     def look_again(self, address: Ip) -> bool:
         """See Store. This very call has read the folder."""
         return False
 
     def serves(self, sets: Sequence[RangeSet]) -> None:
-        """Be told what the addresses are leased from; an index keeps it for who counts them."""
+        """See Store."""
 
     def _create(self, name: str, content: bytes, boot: str) -> bool:
         for _ in range(2):

@@ -9,9 +9,10 @@ from cni.spec.errors import CNIError
 from ipam.leases import Lease
 
 if TYPE_CHECKING:
-    from collections.abc import Container
+    from collections.abc import Sequence
 
     from cni.spec.owner import Owner
+    from ipam.ranges import RangeSet
 
 
 class FakeStore:
@@ -84,14 +85,14 @@ class FakeStore:
         self._fail("remember")
         self.last[index] = address
 
-    def settled(self, boot: str) -> Container[str]:
-        return ()
-
-    def settle(self, address: Ip) -> None:
-        pass
+    def barren(self) -> set[tuple[str, RangeSet]]:
+        return set()
 
     def look_again(self, address: Ip) -> bool:
         return False
+
+    def serves(self, sets: Sequence[RangeSet]) -> None:
+        pass
 
     def _fail(self, method: str) -> None:
         if method in self.fail:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import tracemalloc
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,8 @@ from ipam.leases import read_address
 from ipam.ranges import RangeConf, candidates, read_sets
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from ipam.ranges import RangeSet
 
 # Around the ends of blocks, of both families, and what stands for an address without being one.
@@ -78,26 +81,110 @@ def test_what_is_known_better_counts(names: set[str], more: set[str], less: set[
         assert all((name in seen) == (name in model) for name in names | more | less | gone)
         for version, low in ((4, int(parse_ip("10.1.3.230"))), (6, int(parse_ip("fd00::3e0")))):
             make = type(parse_ip("10.1.0.1" if version == 4 else "::1"))
-            free = [str(make(number)) for number in seen.free(version, low, low + 60)]
-            assert free == [text for number in range(low, low + 61) if (text := str(make(number))) not in model]
+            may = [str(make(number)) for number in seen.free(version, low, low + 60)]
+            assert model.intersection(may) <= more
+            assert [text for text in may if text not in seen] == [
+                text for number in range(low, low + 61) if (text := str(make(number))) not in model
+            ]
 
 
 SPANS = st.tuples(st.integers(0, 70_000), st.sampled_from([1, 2, 3, BLOCK - 1, BLOCK, 2 * BLOCK, 66_000]), st.booleans())
 
 
-@given(st.lists(SPANS, max_size=4), st.lists(SPANS, max_size=4), st.integers(0, 140_000), st.integers(0, 70_000))
-def test_numbers_that_are_not_there_are_found(spans: list[Any], above: list[Any], low: int, width: int) -> None:
-    numbers = Numbers()
-    upper, model = Numbers(numbers), set[int]()
-    for target, changes in ((numbers, spans), (upper, above)):
-        for first, length, there in changes:
-            for number in range(first, first + length):
-                target.change(number, there)
-            model = model | {*range(first, first + length)} if there else model - {*range(first, first + length)}
-        assert list(target.others(low, low + width)) == [
-            number for number in range(low, low + width + 1) if number not in model
-        ]
+@given(st.lists(SPANS, max_size=6), st.integers(0, 140_000), st.integers(0, 70_000))
+def test_numbers_that_are_not_there_are_found(spans: list[Any], low: int, width: int) -> None:
+    numbers, model = Numbers(), set[int]()
+    for first, length, there in spans:
+        for number in range(first, first + length):
+            numbers.change(number, there)
+        model = model | {*range(first, first + length)} if there else model - {*range(first, first + length)}
+    assert list(numbers.others(low, low + width)) == [number for number in range(low, low + width + 1) if number not in model]
     assert all(numbers.blocks.values())
+
+
+# -- who looks while another thread changes it --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def bounded() -> Iterator[None]:
+    """Ends a search that never ends."""
+
+    def end(*_: object) -> None:
+        raise TimeoutError("the search goes on and on")
+
+    former = signal.signal(signal.SIGALRM, end)
+    signal.alarm(60)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, former)
+
+
+def v4(number: int) -> str:
+    return str(parse_ip("10.1.0.0") + number)
+
+
+@pytest.mark.usefixtures("bounded")
+def test_an_address_that_is_leased_during_a_search_does_not_hold_it_up() -> None:
+    """It fills a block beside others that are full; the searcher knows of another address that it is free."""
+    known = known_of({v4(number): b"one" for number in range(4 * BLOCK) if number != 773})
+    low = int(parse_ip("10.1.0.0"))
+    search = Taken(known, frozenset(), frozenset({v4(7)})).free(4, low + 2 * BLOCK, low + 4 * BLOCK - 1)
+    known.put(v4(773), b"two")
+    assert list(search) == []
+
+
+def test_an_address_that_is_freed_before_a_search_comes_there_is_found() -> None:
+    known = known_of({v4(number): b"one" for number in range(4 * BLOCK)})
+    low = int(parse_ip("10.1.0.0"))
+    search = Taken(known, frozenset(), frozenset({v4(7)})).free(4, low + BLOCK, low + 4 * BLOCK - 1)
+    known.drop(v4(600))
+    assert list(search) == [low + 600]
+
+
+@pytest.mark.usefixtures("bounded")
+@pytest.mark.parametrize("filling", [True, False])
+def test_a_search_in_the_middle_of_a_change_ends(filling: bool) -> None:
+    """A block and the word above it are not changed in one step; here a search comes before and after each of the two."""
+    numbers, searches = Numbers(), 0
+
+    class Searched(dict[int, int]):
+        def __setitem__(self, index: int, bits: int) -> None:
+            search()
+            super().__setitem__(index, bits)
+            search()
+
+    def search() -> None:
+        nonlocal searches
+        searches += 1
+        blocks = list(numbers.blocks.values())
+        free = [number for number in range(4 * BLOCK) if not blocks[number // BLOCK] >> number % BLOCK & 1]
+        assert list(numbers.others(0, 4 * BLOCK - 1)) == free
+
+    for number in range(4 * BLOCK):
+        if number != 2 * BLOCK or not filling:
+            numbers.change(number, True)
+    numbers.blocks, numbers.full = Searched(numbers.blocks), Searched(numbers.full)
+    numbers.change(2 * BLOCK, filling)
+    assert searches == 4
+
+
+@given(st.sets(st.integers(0, 1023)), st.sets(st.integers(0, 20)), st.lists(st.tuples(st.integers(0, 1023), st.booleans())))
+def test_a_search_beside_changes_finds_what_stays_free(
+    there: set[int], less: set[int], changes: list[tuple[int, bool]]
+) -> None:
+    known, low = known_of({v4(number): b"one" for number in there}), int(parse_ip("10.1.0.0"))
+    search = Taken(known, frozenset(), frozenset(map(v4, less))).free(4, low, low + 1023)
+    touched, found = {number for number, _ in changes}, list[int]()
+    for number, leased in changes:
+        found += islice(search, 1)
+        if leased:
+            known.put(v4(number), b"two")
+        else:
+            known.drop(v4(number))
+    found += search
+    free = {number - low for number in found}
+    assert {*range(1024)} - there - touched <= free <= ({*range(1024)} - there) | touched | less
+    assert found == sorted(found)
 
 
 def pool(subnet: str) -> RangeSet:

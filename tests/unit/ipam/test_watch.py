@@ -130,6 +130,7 @@ def test_what_is_no_local_file_system_is_refused() -> None:
 
 def test_a_watch_that_nobody_refers_to_is_closed(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
+    gc.collect()  # what earlier tests left
     descriptors = os.listdir("/proc/self/fd")
     watch = Watch(descriptor)
     assert len(os.listdir("/proc/self/fd")) == len(descriptors) + 1
