@@ -60,13 +60,24 @@ def main() -> int:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__.split("\n\n")[0])
-    parser.add_argument("--rounds", type=_from(2), default=30, help="calls of each kind and peer, 2 at least (default 30)")
+    parser.add_argument(
+        "--rounds",
+        type=_from(2),
+        default=30,
+        help="rounds of each case and peer, from 2 (default 30); its table says how many calls that were",
+    )
     parser.add_argument(
         "--cycles", type=_from(200), default=20_000, help="ADD+DEL that the agent's memory is watched for (default 20000)"
     )
-    parser.add_argument("--ours", type=Path, default=ROOT / "build" / "bundle", help="folder of our executables")
-    parser.add_argument("--reference", type=Path, default=Path("/usr/lib/cni"), help="folder of the reference's")
-    parser.add_argument("--only", default="", help="only cases whose name contains this")
+    parser.add_argument(
+        "--ours", type=Path, default=ROOT / "build" / "bundle", help="folder of our executables (default build/bundle)"
+    )
+    parser.add_argument(
+        "--reference", type=Path, default=Path("/usr/lib/cni"), help="folder of the reference's (default /usr/lib/cni)"
+    )
+    parser.add_argument(
+        "--only", default="", help="only cases whose name contains this, upper and lower case as there; a wrong one lists them"
+    )
     parser.add_argument("--json", type=Path, default=JSON, help=f"where the figures go (default {JSON.relative_to(ROOT)})")
     parser.add_argument("--again", type=Path, metavar="JSON", help="measure nothing, report on figures of an earlier run")
     parser.add_argument("--picture", action="store_true", help=f"also draw {PICTURE.relative_to(ROOT)}")
@@ -76,6 +87,9 @@ def _options() -> argparse.Namespace:
         parser.error(f"--only: no case's name contains '{options.only}'; there are: {'; '.join(case.name for case in CASES)}")
     if options.only and (options.picture or options.readme):
         parser.error("--picture and --readme want the figures of a whole run")
+    load = os.getloadavg()[0]
+    if options.readme and not options.again and load > QUIET:
+        parser.error(f"--readme wants a machine that does nothing else: its load average is {load:.1f}, more than {QUIET}")
     return options
 
 

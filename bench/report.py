@@ -179,13 +179,16 @@ def table(figures: Report) -> str:
 def markdown(figures: Report) -> str:
     """The measures and the machine, for the README."""
     lines = [
-        f"| median of {figures.rounds} calls, ms | with the agent | without | Go plugins | with ÷ Go | kernel's share |",
-        "|---|---|---|---|---|---|",
+        "| median | unit | n | with the agent | without | Go plugins | with ÷ Go | kernel's share |",
+        "|---|---|---|---|---|---|---|---|",
     ]
+    counts = {one.measure: len(one.lanes.get(RESIDENT, ())) for one in figures.samples}
     for row in figures.rows:
         cells = [number(row.lanes[name].median) if name in row.lanes else "" for name in (RESIDENT, ONE_SHOT, REFERENCE)]
         kernel = "" if row.kernel is None else f"{row.kernel * 100:.0f} %"
-        lines.append(f"| {' | '.join([row.measure, *cells, quotient(row.ratio), kernel])} |")
+        lines.append(
+            f"| {' | '.join([row.measure, row.unit, str(counts[row.measure]), *cells, quotient(row.ratio), kernel])} |"
+        )
     lines += ["", *(f"- {one.what}: {one.value:.2f}" for one in figures.others)]
     machine = figures.machine
     lines += ["", f"{machine.cpus} processors, Linux {machine.kernel}, load average {machine.load:.1f} at the start."]

@@ -7,6 +7,7 @@ left. Exit status 0 only when every claim held.
 
 from __future__ import annotations
 
+import argparse
 import json
 import shutil
 import sys
@@ -144,6 +145,7 @@ class Demo:
 
 def main() -> int:
     """Run the demonstration in a node of its own; 0 when every claim held."""
+    argparse.ArgumentParser(prog="python -m demo", description=(__doc__ or "").partition("\n\n")[0]).parse_args()
     for needed in (CNITOOL, PLUGINS / "bridge", CONFLIST):
         if not needed.exists():
             sys.exit(f"demo: {needed.relative_to(ROOT)} is missing: run `make demo`, which makes it")

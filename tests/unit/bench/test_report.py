@@ -109,7 +109,7 @@ def test_the_readme_gets_a_table_between_its_marks() -> None:
     after = with_figures(before, markdown(of(TIMES, MEMORY)))
     assert after.startswith("above\n\n<!-- bench: begin. Figures. -->\n\n| ")
     assert after.endswith("\n\n<!-- bench: end -->\n\nbelow\n")
-    assert f"\n| {ADD} | 2.50 | 65.0 | 10.0 | 0.25 | 40 % |\n" in after
+    assert f"\n| {ADD} | ms | 2 | 2.50 | 65.0 | 10.0 | 0.25 | 40 % |\n" in after
     assert "old" not in after
 
 
