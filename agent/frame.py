@@ -49,7 +49,6 @@ class OtherVersion(FrameError):
 
     def __init__(self, version: int) -> None:
         super().__init__(f"frame version {version}, this is version {VERSION}")
-        self.version = version
 
 
 class Call(msgspec.Struct, frozen=True):

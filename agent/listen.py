@@ -34,12 +34,12 @@ FIRST_PASSED = 3
 
 
 class Listener:
-    """A listening unix stream socket, non-blocking. ``passed`` says that it is systemd's, which keeps it when we end;
-    ``replaced``, that somebody else was listening at the path.
+    """A listening unix stream socket, non-blocking. Without an inode it is systemd's, which keeps it when we end. ``replaced``
+    says that somebody else was listening at the path.
     """
 
     def __init__(self, sock: socket.socket, path: str, inode: Inode | None, replaced: bool = False) -> None:
-        self.socket, self.path, self.passed, self.replaced = sock, path, inode is None, replaced
+        self.socket, self.path, self.replaced = sock, path, replaced
         self._inode = inode
 
     def close(self) -> None:

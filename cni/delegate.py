@@ -35,6 +35,9 @@ _SCRIPTS = (
 # The native client that `make shim` builds in a checkout.
 _BUILT = os.path.join(os.path.dirname(os.path.dirname(__file__)), "build", "shim", "shim")
 
+# The largest result, in bytes; as large as a configuration may be, which has it as prevResult later.
+RESULT_LIMIT = 1 << 20
+
 # An executable that is being replaced cannot run for a moment; libcni tries as often.
 _BUSY_TRIES, _BUSY_PAUSE_S = 6, 1.0
 
@@ -169,6 +172,8 @@ def _answer(name: str, done: CompletedProcess[bytes], call: Call) -> Result | No
         raise _failure(name, done.returncode, done.stdout, done.stderr)
     if call.verb != "ADD":
         return None
+    if len(done.stdout) > RESULT_LIMIT:
+        raise CNIError(f"IPAM plugin {name!r} answered {len(done.stdout)} bytes", f"a result has at most {RESULT_LIMIT}")
     try:
         document = msgspec.json.decode(done.stdout)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:

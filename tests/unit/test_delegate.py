@@ -332,6 +332,7 @@ def test_dying_by_a_signal(foreign: Foreign) -> None:
         ('{"cniVersion": "0.2.0", "ip4": {"ip": "10.0.0.1/8"}}', "result of IPAM plugin 'foreign' has cniVersion '0.2.0'"),
         ("{}", "IPAM plugin 'foreign' returned missing IP config"),
         ('{"ips": []}', "IPAM plugin 'foreign' returned missing IP config"),
+        ("{" + " " * (1 << 20) + "}", "IPAM plugin 'foreign' answered 10485[0-9]+ bytes"),
     ],
 )
 def test_an_answer_that_is_no_result(foreign: Foreign, said: str, says: str) -> None:
