@@ -32,12 +32,12 @@ if TYPE_CHECKING:
 DATA_DIR = "/var/lib/cni/networks"
 
 # The keys of Document, in lower case.
-READ = frozenset(("ipam", "args", "capabilities", "runtimeconfig"))
+KEYS = frozenset(("ipam", "args", "capabilities", "runtimeconfig"))
 
 # A process that lives long sees the same few configurations again and again, and reading one takes half as long as leasing an
 # address. They are kept by their text. Where a runtime adds something for each pod they differ; when too many are kept all go.
-MOST_READ = 64
-_READ: dict[bytes, Reading] = {}
+MOST_READINGS = 64
+_READINGS: dict[bytes, Reading] = {}
 
 # A resolv.conf is far smaller; a device or a log in its place is not read to its end.
 LONGEST_RESOLV_CONF = 1 << 20
@@ -209,18 +209,18 @@ def _folder(data_dir: str, network: str) -> str:
 
 def _read(call: Call) -> Reading:
     """What the configuration says, anew or as it was read before."""
-    config = {key: value for key, value in call.config.items() if key.casefold() in READ}
+    config = {key: value for key, value in call.config.items() if key.casefold() in KEYS}
     try:
         text = msgspec.json.encode(config)
     except (ValueError, TypeError, OverflowError, RecursionError):
         text = b""  # numbers, say, that JSON has and msgspec has not
-    reading = _READ.get(text)
+    reading = _READINGS.get(text)
     if reading is None:
         reading = _read_anew(config, call.notes)
         if text and b"null" not in text:  # which also stands for infinite numbers
-            if len(_READ) >= MOST_READ:
-                _READ.clear()
-            _READ[text] = reading
+            if len(_READINGS) >= MOST_READINGS:
+                _READINGS.clear()
+            _READINGS[text] = reading
     else:
         call.notes.extend(reading.notes)
     return reading

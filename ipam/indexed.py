@@ -83,7 +83,8 @@ class IndexedStore(DiskStore):
             return super().held_by(owner)
         wanted = (content_of(owner), legacy_content_of(owner))
         names = view.with_content(*wanted)
-        contents, _ = self._folder.read_all(names, LONGEST)
+        contents, failed = self._folder.read_all(names, LONGEST)
+        self._heed(view.seen.failed | failed)
         found = []
         for name in names:
             content = contents.get(name, b"").strip(BLANK)

@@ -1,4 +1,4 @@
-"""What is known of a folder's leases, in about 200 bytes each, so that nothing asked of it takes longer the more there are.
+"""What is known of a folder's leases, in about 180 bytes each, so that nothing asked of it takes longer the more there are.
 
 Pure: ``ipam.index`` reads the folder and says here what it saw. Names are as in the folder, owners are kept as the hash of a
 lease's content: who asks for an owner's leases gets the names that *may* be his, nearly always exactly these, and reads them.

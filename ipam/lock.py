@@ -19,7 +19,7 @@ MODE = 0o750
 
 
 class Busy(Exception):
-    """The lock was not to be had in time."""
+    """The lock is another's and was not to be had in time, or could not be waited for."""
 
 
 def lock(name: str, folder: int, patience_s: float = PATIENCE_S) -> int:
@@ -57,7 +57,11 @@ class _Waiter:
     def wait(self, patience_s: float) -> None:
         """Return when the lock is held; Busy, or the error of flock, when it is not."""
         self._done.acquire()
-        _thread.start_new_thread(self._block, ())
+        try:
+            _thread.start_new_thread(self._block, ())
+        except RuntimeError as error:  # no thread can be started
+            os.close(self._descriptor)
+            raise Busy from error
         try:
             self._done.acquire(timeout=patience_s)
         finally:

@@ -31,6 +31,19 @@ if TYPE_CHECKING:
 LAST_RESERVED = "last_reserved_ip."
 ADDRESS_CHARACTERS = "0123456789abcdef.:"
 
+# Why a name cannot be read that is certainly not a lease of ours: it is gone, no regular file, or of another user. After all
+# else (a lack of descriptors, a failing disk) it may be anybody's.
+NO_LEASE = (
+    errno.ENOENT,
+    errno.EINVAL,
+    errno.EISDIR,
+    errno.ELOOP,
+    errno.ENXIO,
+    errno.ENODEV,
+    errno.EACCES,
+    errno.EPERM,
+)
+
 
 class Store(Protocol):
     """The leases of one network while they are open. Every method may raise CNIError."""
@@ -39,10 +52,12 @@ class Store(Protocol):
         """The addresses, as text, in whose place there is anything but an empty file."""
 
     def held_by(self, owner: Owner) -> list[Lease]:
-        """The leases of the owner's interface, and those of the oldest format with its container id."""
+        """The leases of the owner's interface, and those of the oldest format with its container id. TryAgain when a file
+        that may be one of them cannot be read.
+        """
 
     def lease(self, address: Ip) -> Lease | None:
-        """The lease of one address."""
+        """The lease of one address. TryAgain when it cannot be read."""
 
     def leases(self) -> list[Lease]:
         """Every lease, in no order."""
@@ -85,6 +100,7 @@ class DiskStore:
         self._notes = notes
         self._blank: set[str] = set()
         self._seen: dict[str, bytes | None] | None = None
+        self._unread: dict[str, OSError] = {}
 
     def __enter__(self) -> Self:
         try:
@@ -111,13 +127,15 @@ class DiskStore:
         """See Store. One pass over the folder; ``ipam.indexed`` answers this without."""
         exact, legacy = content_of(owner), legacy_content_of(owner)
         found = [(name, seen) for name, seen in self._contents().items() if seen in (exact, legacy)]
+        self._heed(self._unread)
         return [lease for name, seen in found if (lease := read_lease(name, seen or b""))]
 
     def lease(self, address: Ip) -> Lease | None:
         """See Store. Reads one file."""
         try:
             return read_lease(str(address), self._folder.read(str(address), LONGEST))
-        except OSError:
+        except OSError as error:
+            self._heed({str(address): error})
             return None
 
     def leases(self) -> list[Lease]:
@@ -224,10 +242,10 @@ class DiskStore:
         contents, failed = self._folder.read_all([name for name in names if self._is_address(name)], LONGEST)
         self._seen = {name: text for name, content in contents.items() if (text := content.strip(BLANK))}
         self._blank = contents.keys() - self._seen.keys()
-        for name, reason in failed.items():
-            if not isinstance(reason, FileNotFoundError):
-                self._seen[name] = None
-                self._note_unreadable(name, reason)
+        self._unread = {name: reason for name, reason in failed.items() if not isinstance(reason, FileNotFoundError)}
+        for name, reason in self._unread.items():
+            self._seen[name] = None
+            self._note_unreadable(name, reason)
         return self._seen
 
     def _is_address(self, name: str) -> bool:
@@ -242,6 +260,15 @@ class DiskStore:
         elif name not in (LOCK, UNFINISHED) and not name.startswith(LAST_RESERVED):
             self._note(name, "is not a lease and is ignored")
         return False
+
+    def _heed(self, failed: dict[str, OSError]) -> None:
+        """Go no further where a file that could not be read may be the very lease that is looked for."""
+        for name, reason in failed.items():
+            if reason.errno not in NO_LEASE:
+                raise TryAgain(
+                    f"cannot read the lease {self._folder.path}/{name}: {reason.strerror}",
+                    "it may be this attachment's: repeat the call. If the file can never be read, remove it",
+                )
 
     def _note_unreadable(self, name: str, reason: OSError) -> None:
         self._note(name, f"cannot be read ({reason.strerror}); its address counts as taken")

@@ -4,6 +4,7 @@ file system.
 
 from __future__ import annotations
 
+import _thread
 import errno
 import os
 import socket
@@ -187,9 +188,52 @@ def test_an_address_that_is_a_folder_a_socket_a_fifo_or_a_link_is_taken(folder: 
     names = {"10.1.0.2", "10.1.0.3", "10.1.0.4", str(V4)}
     with writing(folder, notes) as leases:
         assert set(leases.taken()) == names
-        assert leases.leases() == leases.blank() == []
+        assert leases.leases() == leases.blank() == leases.held_by(ONE) == []
+        assert [leases.lease(parse_ip(name)) for name in names] == [None] * 4
         assert [leases.reserve(parse_ip(name), ONE) for name in names] == [False] * 4
     assert len(notes) == 4
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["read before", "never read"])
+@pytest.mark.parametrize("reason", [errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO], ids=os.strerror)
+def test_while_a_file_cannot_be_read_nobody_is_told_that_it_is_not_his(
+    folder: Path, notes: list[str], monkeypatch: pytest.MonkeyPatch, known: bool, reason: int
+) -> None:
+    (folder / str(V4)).write_bytes(b"one\r\neth0")
+    if known:
+        with writing(folder, notes) as leases:
+            assert len(leases.held_by(ONE)) == 1
+    with monkeypatch.context() as patch, writing(folder, notes) as leases:
+        patch.setattr(os, "open", _failing(str(V4), reason))
+        for ask in (lambda: leases.held_by(ONE), lambda: leases.lease(V4)):
+            with pytest.raises(TryAgain, match=f"cannot read the lease .*{V4}: {os.strerror(reason)}"):
+                ask()
+    with writing(folder, notes) as leases:
+        assert [leases.lease(V4)] == leases.held_by(ONE) != []
+
+
+@pytest.mark.parametrize("reason", [errno.EACCES, errno.EPERM], ids=os.strerror)
+def test_what_another_user_keeps_to_himself_keeps_nobody_from_anything(
+    folder: Path, notes: list[str], monkeypatch: pytest.MonkeyPatch, reason: int
+) -> None:
+    (folder / str(V4)).write_bytes(b"two\r\neth0")
+    with monkeypatch.context() as patch, writing(folder, notes) as leases:
+        patch.setattr(os, "open", _failing(str(V4), reason))
+        assert leases.held_by(ONE) == []
+        assert leases.lease(V4) is None
+        assert set(leases.taken()) == {str(V4)}
+
+
+def _failing(name: str, reason: int) -> Callable[..., int]:
+    """open() that fails for one name."""
+    real = os.open
+
+    def fail(path: str, *args: int, **options: int) -> int:
+        if path == name:
+            raise OSError(reason, os.strerror(reason))
+        return real(path, *args, **options)
+
+    return fail
 
 
 def test_a_folder_that_is_not_there_has_no_leases(tmp_path: Path, notes: list[str]) -> None:
@@ -364,6 +408,23 @@ def test_waiting_for_the_lock_has_an_end(folder: Path, notes: list[str]) -> None
     while len(os.listdir("/proc/self/fd")) > descriptors and time.monotonic() < until:
         time.sleep(0.01)
     assert len(os.listdir("/proc/self/fd")) == descriptors, "the thread that waited did not close the lock"
+
+
+def test_where_no_thread_can_wait_for_the_lock_the_call_may_be_repeated(
+    folder: Path, notes: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none(*_: object) -> int:
+        raise RuntimeError("can't start new thread")
+
+    with writing(folder, notes):
+        descriptors = os.listdir("/proc/self/fd")
+        with monkeypatch.context() as patch:
+            patch.setattr(_thread, "start_new_thread", none)
+            with pytest.raises(TryAgain, match=str(folder / "lock")), writing(folder, notes):
+                pass
+        assert os.listdir("/proc/self/fd") == descriptors
+    with writing(folder, notes) as leases:
+        assert leases.reserve(V4, ONE) is True
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/null"), os.mkdir, _socket])

@@ -137,9 +137,9 @@ def test_a_configuration_that_was_read_before_reads_the_same() -> None:
     assert parse({**ipam, "resolvConf": None}).resolv_conf == ""
     with pytest.raises(ConfigError, match="resolvConf"):
         parse({**ipam, "resolvConf": float("inf")})
-    for number in range(2 * host_local.MOST_READ):
+    for number in range(2 * host_local.MOST_READINGS):
         assert str(parse({"subnet": f"10.1.{number}.0/24"}).sets[0]) == f"10.1.{number}.1-10.1.{number}.254"
-    assert len(host_local._READ) <= host_local.MOST_READ
+    assert len(host_local._READINGS) <= host_local.MOST_READINGS
 
 
 @pytest.mark.parametrize(
