@@ -116,9 +116,9 @@ def _message(stdout: bytes) -> str:
 
 
 def level_of(call: Served) -> str:
-    """A call that succeeded is info, one that failed a warning; an error is what is ours to mend."""
+    """A call that succeeded is info, one that failed or whose caller never knew a warning; an error is what is ours to mend."""
     if not call.code:
-        return "info"
+        return "warning" if "unheard_add" in call.repairs else "info"
     return "error" if call.msg.startswith(INTERNAL) else "warning"
 
 

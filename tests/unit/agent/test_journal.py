@@ -272,6 +272,7 @@ def test_a_failure_is_a_warning_and_success_is_info() -> None:
     failed = Reply(1, stdout=error_document("1.1.0", 3, "gone", ""), code=3)
     assert level_of(served("bridge", {}, failed, 0, 0)) == "warning"
     assert level_of(served("bridge", {}, Reply(1), 0, 0)) == "info"
+    assert level_of(served("bridge", {}, Reply(1, repairs=("unheard_add",)), 0, 0)) == "warning"
 
 
 # Where lines go.
