@@ -18,8 +18,7 @@ all, in one step. Reading the label first would leave a moment in which the addr
 every addition empties the set, which makes such a removal fail as a whole. A lock could not promise as much: calls in
 several mount namespaces have several lock files for one ruleset, and a call that finds no place for one works all the
 same. Where the set is empty, as nearly always, emptying it costs 6 us, and an addition to what is there leaves the kernel
-nothing to destroy: whoever closes a socket of nfnetlink waits for that, 7 to 15 ms. The version before had a chain
-``revision`` instead, with a rule that every addition renewed; what is left of it is harmless, and goes with a sweep.
+nothing to destroy: whoever closes a socket of nfnetlink waits for that, 7 to 15 ms.
 
 Not built: dropping packets that conntrack calls invalid. They leave without masquerade, as with the reference (P#816).
 """
@@ -46,7 +45,6 @@ if TYPE_CHECKING:
 
 TABLE = "podwire_masquerade"
 SWEEPS = "sweeps"
-REVISION = "revision"
 PODS = "pods_"
 MULTICAST = {False: "224.0.0.0/4", True: "ff00::/8"}
 SINGLE = {False: "pods_single4", True: "pods_single6"}
@@ -58,11 +56,10 @@ OWNERS = {False: "owners4", True: "owners6"}
 
 
 class Table(msgspec.Struct, frozen=True):
-    """The whole table as it was seen: label by address, addresses by subnet's name, and the handle of an old revision rule."""
+    """The whole table as it was seen: label by address, and addresses by subnet's name."""
 
     owners: dict[str, str] = {}
     pods: dict[str, tuple[str, ...]] = {}
-    revision: int = 0
 
 
 def subnet_name(cidr: Cidr) -> str:
@@ -140,7 +137,7 @@ def idle(seen: Table, gone: Iterable[str] = ()) -> bool:
     owners = {address: label for address, label in seen.owners.items() if address not in away}
     pods = {name: tuple(address for address in found if address not in away) for name, found in seen.pods.items()}
     empty, strays = _idle(Table(owners, pods))
-    return bool(not owners or empty or strays or seen.revision)
+    return bool(not owners or empty or strays)
 
 
 def begin_sweep(token: int) -> str:
@@ -152,8 +149,6 @@ def end_sweep(listing: list[dict[str, Any]], token: int) -> str:
     """Remove what is empty in the listing, down to the table itself. Fails as NotFound when something was added since."""
     seen = parse_table(listing)
     text = f"delete element {_T} {SWEEPS} {{ {token:#010x} }}\n"
-    if seen.revision:  # which guards against calls of the version before
-        text += f"delete rule {_T} {REVISION} handle {seen.revision}\ndelete chain {_T} {REVISION}\n"
     if not seen.owners:
         return text + f"delete table {_T}\n"
     empty, strays = _idle(seen)
@@ -170,7 +165,6 @@ def _idle(seen: Table) -> tuple[list[str], list[tuple[str, str]]]:
 
 def parse_table(objects: list[dict[str, Any]]) -> Table:
     """The table from ``list table inet podwire_masquerade``."""
-    revision = next((body["handle"] for body in bodies(objects, "rule") if body["chain"] == REVISION), 0)
     owners = {
         _plain(key): label
         for body in bodies(objects, "map")
@@ -182,7 +176,7 @@ def parse_table(objects: list[dict[str, Any]]) -> Table:
         for body in bodies(objects, "set")
         if body["name"].startswith(PODS)
     }
-    return Table(owners, pods, revision)
+    return Table(owners, pods)
 
 
 def masquerades(name: str, chain: list[dict[str, Any]]) -> bool:

@@ -379,66 +379,6 @@ def test_a_table_that_went_since_it_was_seen_is_made_again(node: Node) -> None:
     assert set(owners(node).values()) == {TWO.label}
 
 
-# What the version before wrote for POD_ONE's first address: a rule that every addition renews, and no set of sweeps.
-_RULE = "ip saddr @pods_10.1.0.0/24 ip daddr != 10.1.0.0/24 ip daddr != 224.0.0.0/4 masquerade"
-BEFORE = f"""
-add table inet {masq.TABLE}
-add chain inet {masq.TABLE} revision
-flush chain inet {masq.TABLE} revision
-add rule inet {masq.TABLE} revision continue comment "renewed by every addition"
-add map inet {masq.TABLE} owners4 {{ type ipv4_addr : mark; }}
-add set inet {masq.TABLE} pods_10.1.0.0/24 {{ type ipv4_addr; }}
-add chain inet {masq.TABLE} pods_10.1.0.0/24 {{ type nat hook postrouting priority srcnat; policy accept; }}
-flush chain inet {masq.TABLE} pods_10.1.0.0/24
-add rule inet {masq.TABLE} pods_10.1.0.0/24 {_RULE}
-add element inet {masq.TABLE} owners4 {{ 10.1.0.5 comment "{ONE.label}" : {masq.mark(ONE.label):#010x} }}
-add element inet {masq.TABLE} pods_10.1.0.0/24 {{ 10.1.0.5 }}
-"""
-
-
-def test_a_table_of_the_version_before_stays_valid(node: Node) -> None:
-    """Its pods are checked and removed, others added beside them; what it guarded sweeps with goes with a sweep."""
-    node.run("nft", "-f", "-", stdin=BEFORE)
-    assert inside(node, check(ONE, POD_ONE[:1])) == []
-    inside(node, add(TWO, POD_TWO[:1], "nftables"))
-    for owner, addresses in ((ONE, POD_ONE[:1]), (TWO, POD_TWO[:1])):
-        assert inside(node, check(owner, addresses)) == []
-    assert observe.mentions(node, "revision")
-    inside(node, collect("nobody"))
-    assert not observe.mentions(node, "revision")
-    assert owners(node) == {"10.1.0.5": ONE.label, "10.1.0.6": TWO.label}
-    for owner, addresses in ((ONE, POD_ONE[:1]), (TWO, POD_TWO[:1])):
-        assert inside(node, check(owner, addresses)) == []
-        inside(node, remove(owner, addresses))
-    inside(node, collect("net"))
-    assert observe.ruleset(node) == []
-
-
-@pytest.mark.parametrize("known", [True, False])
-def test_the_last_pod_of_the_version_before_is_removed(node: Node, known: bool) -> None:
-    node.run("nft", "-f", "-", stdin=BEFORE)
-    inside(node, remove(ONE, POD_ONE[:1] if known else ()))
-    assert owners(node) == {}
-    inside(node, collect("net"))
-    assert observe.ruleset(node) == []
-
-
-def test_a_removal_beside_an_addition_of_the_version_before_gives_way(node: Node) -> None:
-    """That one empties no set of sweeps, but renews its rule."""
-    node.run("nft", "-f", "-", stdin=BEFORE)
-    inside(node, remove(ONE, POD_ONE[:1]))
-
-    def work(doors: Doors) -> None:
-        doors.nft.run(masq.begin_sweep(7))
-        seen = doors.nft.query(masquerade.LISTING)
-        doors.nft.run(BEFORE)
-        with pytest.raises(NotFound):
-            doors.nft.run(masq.end_sweep(seen, 7))
-
-    inside(node, work)
-    assert inside(node, check(ONE, POD_ONE[:1])) == []
-
-
 def test_gc_keeps_what_is_in_use(node: Node) -> None:
     third = Owner("other", "one", "eth0")
     for owner, addresses in ((ONE, POD_ONE), (TWO, POD_TWO), (third, (ip_interface("10.5.0.5/24"),))):

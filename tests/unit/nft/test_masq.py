@@ -116,21 +116,14 @@ T = "inet podwire_masquerade"
 ALL = ("fd00::5", "10.1.0.5")
 
 
-def listing(*, without: tuple[str, ...] = (), also: tuple[dict[str, Any], ...] = ()) -> list[dict[str, Any]]:
+def listing(*, without: tuple[str, ...] = ()) -> list[dict[str, Any]]:
     """The recorded table after some addresses were removed from it."""
     told = copy.deepcopy(ANSWERS["ours"][f"list table inet {masq.TABLE}"])
     for entry in told:
         ((_, body),) = entry.items()
         if "elem" in body and any(address in str(body["elem"]) for address in without):
             del body["elem"]
-    return [*told, *also]
-
-
-def revision(handle: int) -> dict[str, Any]:
-    """The rule by which the version before guarded its removals."""
-    return {
-        "rule": {"family": "inet", "table": masq.TABLE, "chain": "revision", "handle": handle, "expr": [{"continue": None}]}
-    }
+    return told
 
 
 @pytest.mark.parametrize(
@@ -151,7 +144,7 @@ def test_sweeping_removes_what_is_empty_and_only_that(gone: tuple[str, ...], lin
 
 
 def test_a_sweep_begins_with_its_token() -> None:
-    """A table of the version before has no set for it."""
+    """Somebody may have removed the set for it."""
     assert masq.begin_sweep(0xABC).splitlines() == [
         f"add set {T} sweeps {{ type mark; }}",
         f"add element {T} sweeps {{ 0x00000abc }}",
@@ -172,14 +165,6 @@ def test_sweeping_drops_addresses_that_nobody_owns() -> None:
 def test_one_of_many_that_goes_is_no_reason_to_sweep() -> None:
     seen = masq.Table({"10.1.0.5": LABEL, "10.1.0.6": "other"}, {"pods_10.1.0.0/16": ("10.1.0.5", "10.1.0.6")})
     assert not masq.idle(seen, ("10.1.0.5",)) and masq.idle(seen, ("10.1.0.5", "10.1.0.6"))
-
-
-@pytest.mark.parametrize("gone", [(), ALL])
-def test_what_the_version_before_guarded_with_goes_in_the_same_step(gone: tuple[str, ...]) -> None:
-    """Its handle is named: a call of that version that added something meanwhile has renewed the rule."""
-    old = listing(without=gone, also=(revision(8),))
-    assert masq.idle(masq.parse_table(old))
-    assert masq.end_sweep(old, 1).splitlines()[1:3] == [f"delete rule {T} revision handle 8", f"delete chain {T} revision"]
 
 
 NAME = "pods_10.1.0.0/16"

@@ -108,7 +108,7 @@ def test_where_all_is_as_it_should_be_only_elements_are_added() -> None:
         {SETS: [entry for entry in ANSWERS["ours"][SETS] if entry["set"]["name"] != "sweeps"]},
         {SETS: []},
     ],
-    ids=["no chain", "no rule", "a table of the version before", "no table"],
+    ids=["no chain", "no rule", "no set of sweeps", "no table"],
 )
 def test_whatever_is_missing_everything_is_written(changes: dict[str, list[dict[str, Any]]]) -> None:
     facts = masquerade.look(ScriptedDoors("ours", changes=changes), OTHER, (V4,), True, "nftables", "ADD")
