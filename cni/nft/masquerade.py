@@ -27,7 +27,7 @@ from cni.spec.owner import of_network
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from cni.nft.reference import Doors
+    from cni.nft.reference import RuleReaders
     from cni.spec.owner import Owner
 
 Plan = list[RunNft | RunIptables | Sweep]
@@ -56,7 +56,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def look(
-    doors: Doors,
+    host: RuleReaders,
     owner: Owner,
     addresses: tuple[Cidr, ...],
     wanted: bool,
@@ -73,20 +73,20 @@ def look(
     if verb in ("ADD", "CHECK") and not wanted:
         return facts
     if verb == "ADD" and backend == "iptables":
-        return msgspec.structs.replace(facts, chains=reference.look_chains(doors, owner))
-    facts = msgspec.structs.replace(facts, sets=_look_sets(doors))
+        return msgspec.structs.replace(facts, chains=reference.look_chains(host, owner))
+    facts = msgspec.structs.replace(facts, sets=_look_sets(host))
     if verb == "ADD":
-        return msgspec.structs.replace(facts, intact=_look_intact(doors, facts))
+        return msgspec.structs.replace(facts, intact=_look_intact(host, facts))
     if verb != "DEL" and wanted:
-        facts = _look_elements(doors, facts)
+        facts = _look_elements(host, facts)
         if verb == "CHECK" and not _problems_of_ours(owner, addresses, facts):
             return facts
     search = verb != "CHECK" and bool(facts.sets) and not addresses
     return msgspec.structs.replace(
         facts,
-        table=_look_table(doors) if search else None,
-        chains=reference.look_chains(doors, owner),
-        masq_rules=reference.look_masq_rules(doors),
+        table=_look_table(host) if search else None,
+        chains=reference.look_chains(host, owner),
+        masq_rules=reference.look_masq_rules(host),
     )
 
 
@@ -154,14 +154,14 @@ def check(owner: Owner, addresses: tuple[Cidr, ...], backend: str, facts: Facts)
     return problems
 
 
-def look_gc(doors: Doors) -> Facts:
+def look_gc(host: RuleReaders) -> Facts:
     """Everything that GC judges, of all networks."""
-    objects = doors.nft.query(LISTING)
+    objects = host.nft.query(LISTING)
     return Facts(
         sets=tuple(body["name"] for body in bodies(objects, "set")),
         table=masq.parse_table(objects) if objects else None,
-        chains=reference.look_all_chains(doors),
-        masq_rules=reference.look_masq_rules(doors),
+        chains=reference.look_all_chains(host),
+        masq_rules=reference.look_masq_rules(host),
     )
 
 
@@ -181,37 +181,37 @@ def gc(network: str, keep: frozenset[Owner], facts: Facts) -> Plan:
     return plan + reference.remove_masq_rules(reference.stale_masq_rules(facts.masq_rules, network, keep))
 
 
-def plan_gc(doors: Doors, network: str, keep: frozenset[Owner]) -> Plan:
+def plan_gc(host: RuleReaders, network: str, keep: frozenset[Owner]) -> Plan:
     """Look and decide for GC."""
-    return gc(network, keep, look_gc(doors))
+    return gc(network, keep, look_gc(host))
 
 
-def _look_table(doors: Doors) -> Table:
-    return masq.parse_table(doors.nft.query(LISTING))
+def _look_table(host: RuleReaders) -> Table:
+    return masq.parse_table(host.nft.query(LISTING))
 
 
-def _look_sets(doors: Doors) -> tuple[str, ...]:
-    return tuple(body["name"] for body in bodies(doors.nft.sets("inet"), "set") if body["table"] == TABLE)
+def _look_sets(host: RuleReaders) -> tuple[str, ...]:
+    return tuple(body["name"] for body in bodies(host.nft.sets("inet"), "set") if body["table"] == TABLE)
 
 
-def _look_intact(doors: Doors, facts: Facts) -> frozenset[str]:
+def _look_intact(host: RuleReaders, facts: Facts) -> frozenset[str]:
     """Those of the addresses' subnets whose rule is as it should be."""
     names = dict.fromkeys(masq.subnet_name(address) for address in facts.addresses)
     there = [name for name in names if name in facts.sets]
-    return frozenset(name for name in there if masq.masquerades(name, doors.nft.chain(f"inet {TABLE} {name}")))
+    return frozenset(name for name in there if masq.masquerades(name, host.nft.chain(f"inet {TABLE} {name}")))
 
 
-def _look_elements(doors: Doors, facts: Facts) -> Facts:
+def _look_elements(host: RuleReaders, facts: Facts) -> Facts:
     labels, members = {}, set()
     for address in facts.addresses:
         name = masq.subnet_name(address)
         if name not in facts.sets:
             continue
-        found = doors.nft.query(f"get element inet {TABLE} {masq.OWNERS[is_v6(address)]} {{ {address.ip} }}")
+        found = host.nft.query(f"get element inet {TABLE} {masq.OWNERS[is_v6(address)]} {{ {address.ip} }}")
         labels.update({str(address.ip): label for body in bodies(found, "map") for _, label in elements(body)})
-        if doors.nft.query(f"get element inet {TABLE} {name} {{ {address.ip} }}"):
+        if host.nft.query(f"get element inet {TABLE} {name} {{ {address.ip} }}"):
             members.add(str(address.ip))
-    intact = _look_intact(doors, facts) if members else frozenset[str]()
+    intact = _look_intact(host, facts) if members else frozenset[str]()
     return msgspec.structs.replace(facts, labels=labels, members=frozenset(members), intact=intact)
 
 

@@ -1,8 +1,8 @@
 """The plan operations of this package, and how they are run through the doors.
 
-An operation is text that was rendered beforehand. The door runs it as one transaction, so it happens whole or not at
-all. Callers put ``RunNft`` and ``RunIptables`` into plans; ``cni.net.execute`` hands them to ``apply_nft`` and
-``apply_iptables``.
+``RunNft`` and ``RunIptables`` are text that was rendered beforehand, which a door runs as one transaction: it happens whole or
+not at all. ``Sweep`` looks between two such transactions. ``Unread`` is a failure to look, reported when all else is done.
+``cni.net.execute`` runs what is in a plan, by ``apply_nft``, ``apply_iptables`` and ``apply_sweep``.
 """
 
 from __future__ import annotations

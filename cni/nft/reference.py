@@ -46,8 +46,8 @@ class IptablesReader(Protocol):
     def legacy_nat(self, v6: bool) -> bool: ...
 
 
-class Doors(Protocol):
-    """Where rules are read: the host of a call."""
+class RuleReaders(Protocol):
+    """The doors that rules are read through, as the host of a call has them (``cni.net.host.Host``)."""
 
     @property
     def nft(self) -> NftReader: ...
@@ -79,51 +79,51 @@ def masq_comment(owner: Owner) -> str:
     return f"{_hash16(owner.network)}-{_hash16(f'{owner.ifname}:{owner.container_id}')}"
 
 
-def look_chains(doors: Doors, owner: Owner) -> tuple[NatChain, ...]:
+def look_chains(host: RuleReaders, owner: Owner) -> tuple[NatChain, ...]:
     """The attachment's iptables chains in both families and both variants."""
     name = masq_iptables.chain_name(owner.network, owner.container_id)
     found = []
     for v6 in (False, True):
-        rules = doors.nft.chain(f"{_IP[v6]} nat {name}")
+        rules = host.nft.chain(f"{_IP[v6]} nat {name}")
         if rules:
-            base = doors.nft.chain(f"{_IP[v6]} nat {POSTROUTING}")
+            base = host.nft.chain(f"{_IP[v6]} nat {POSTROUTING}")
             found.append(parse_chain(rules, base, name, v6))
-        if doors.iptables.legacy_nat(v6):
-            saved = masq_iptables.parse_save(doors.iptables.save(v6, legacy=True), v6, legacy=True)
+        if host.iptables.legacy_nat(v6):
+            saved = masq_iptables.parse_save(host.iptables.save(v6, legacy=True), v6, legacy=True)
             found += [chain for chain in saved if chain.name == name]
     return tuple(found)
 
 
-def look_all_chains(doors: Doors) -> tuple[NatChain, ...]:
+def look_all_chains(host: RuleReaders) -> tuple[NatChain, ...]:
     """Every attachment's iptables chains with their comments; starts ``iptables-save`` only if there are any."""
     found: list[NatChain] = []
     for v6 in (False, True):
-        names = chain_names(doors.nft.query(f"list chains {_IP[v6]}"), "nat")
+        names = chain_names(host.nft.query(f"list chains {_IP[v6]}"), "nat")
         for legacy in (False, True):
-            wanted = doors.iptables.legacy_nat(v6) if legacy else any(map(CHAIN.fullmatch, names))
+            wanted = host.iptables.legacy_nat(v6) if legacy else any(map(CHAIN.fullmatch, names))
             if wanted:
-                found += masq_iptables.parse_save(doors.iptables.save(v6, legacy), v6, legacy)
+                found += masq_iptables.parse_save(host.iptables.save(v6, legacy), v6, legacy)
     return tuple({(chain.v6, chain.legacy, chain.name): chain for chain in found}.values())
 
 
-def look_masq_rules(doors: Doors) -> tuple[MasqRule, ...]:
+def look_masq_rules(host: RuleReaders) -> tuple[MasqRule, ...]:
     """All rules of the Go plugins' nftables backend."""
     return tuple(
         MasqRule(matched(rule, "saddr"), matched(rule, "daddr"), rule["handle"], rule.get("comment", ""))
-        for rule in bodies(doors.nft.chain(f"inet {MASQ_TABLE} {MASQ_CHAIN}"), "rule")
+        for rule in bodies(host.nft.chain(f"inet {MASQ_TABLE} {MASQ_CHAIN}"), "rule")
     )
 
 
-def look_spoof(doors: Doors, owner: Owner) -> SpoofChains | None:
+def look_spoof(host: RuleReaders, owner: Owner) -> SpoofChains | None:
     """The Go bridge's spoof check of the attachment. The names of its chains need not be words of nft's language."""
     top = f"cni-br-iface-{owner.container_id}-{owner.ifname}"
     names = (top, top + "-mac")
-    if not doors.nft.chain(f"bridge {SPOOF_TABLE} {SPOOF_BASE}"):
+    if not host.nft.chain(f"bridge {SPOOF_TABLE} {SPOOF_BASE}"):
         return None
-    chains = chain_names(doors.nft.query("list chains bridge"), SPOOF_TABLE)
+    chains = chain_names(host.nft.query("list chains bridge"), SPOOF_TABLE)
     if not any(name in chains for name in names):
         return None
-    table = doors.nft.query(f"list table bridge {SPOOF_TABLE}")
+    table = host.nft.query(f"list table bridge {SPOOF_TABLE}")
     found = {body["name"]: body["handle"] for body in bodies(table, "chain")}
     rules = list(bodies(table, "rule"))
     jumps = tuple(rule["handle"] for rule in rules if rule["chain"] == SPOOF_BASE and target(rule) == top)

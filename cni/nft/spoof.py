@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Any
 
-    from cni.nft.reference import Doors
+    from cni.nft.reference import RuleReaders
     from cni.spec.owner import Owner
 
 TABLE = "podwire_macspoofchk"
@@ -82,7 +82,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     reference: SpoofChains | None = None
 
 
-def look(doors: Doors, owner: Owner, wanted: bool, verb: str = "", macs: Iterable[str] = ()) -> Facts:
+def look(host: RuleReaders, owner: Owner, wanted: bool, verb: str = "", macs: Iterable[str] = ()) -> Facts:
     """Read what a verb needs; without ``verb`` all of it.
 
     ADD needs the chain alone, and ADD and CHECK nothing unless the check is ``wanted``. DEL reads our table only if it is
@@ -90,14 +90,14 @@ def look(doors: Doors, owner: Owner, wanted: bool, verb: str = "", macs: Iterabl
     """
     if verb in ("ADD", "CHECK") and not wanted:
         return Facts()
-    chain = doors.nft.chain(f"{_T} {CHAIN}")
+    chain = host.nft.chain(f"{_T} {CHAIN}")
     facts = Facts(present=bool(chain), intact=_intact(chain), macs=tuple(dict.fromkeys(mac.lower() for mac in macs)))
     if verb == "ADD":
         return facts
     return msgspec.structs.replace(
         facts,
-        table=look_gc(doors) if facts.present and (verb != "DEL" or not facts.macs) else None,
-        reference=reference.look_spoof(doors, owner),
+        table=look_gc(host) if facts.present and (verb != "DEL" or not facts.macs) else None,
+        reference=reference.look_spoof(host, owner),
     )
 
 
@@ -142,9 +142,9 @@ def check(owner: Owner, veth: str, mac: str, facts: Facts) -> list[str]:
     return [] if seen.intact else [f"MAC spoof check for {veth}: the rule of nftables table {TABLE} is gone or changed"]
 
 
-def look_gc(doors: Doors) -> Table | None:
+def look_gc(host: RuleReaders) -> Table | None:
     """The whole table, None without one."""
-    objects = doors.nft.query(LISTING)
+    objects = host.nft.query(LISTING)
     return parse_table(objects) if objects else None
 
 
@@ -166,9 +166,9 @@ def gc(network: str, keep: frozenset[Owner], seen: Table | None) -> list[RunNft 
     return plan
 
 
-def plan_gc(doors: Doors, network: str, keep: frozenset[Owner]) -> list[RunNft | Sweep]:
+def plan_gc(host: RuleReaders, network: str, keep: frozenset[Owner]) -> list[RunNft | Sweep]:
     """Look and decide for GC."""
-    return gc(network, keep, look_gc(doors))
+    return gc(network, keep, look_gc(host))
 
 
 def add(label: str, veth: str, mac: str) -> str:
