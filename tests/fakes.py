@@ -142,7 +142,6 @@ class Namespace:
             mac=link.mac,
             mtu=link.mtu,
             up=link.up,
-            operstate=self.operstate(link),
             master=link.master,
             promisc=link.promisc,
             alias=link.alias,
@@ -277,8 +276,8 @@ class FakeKernel:
             self.namespace.switch(link, up)
 
     def operstate(self, name: str) -> str:
-        link = self.link(name)
-        return "gone" if link is None else link.operstate
+        link = self.namespace.links.get(name)
+        return "gone" if link is None else self.namespace.operstate(link)
 
     def forget(self) -> None:
         """A fake remembers no indexes."""

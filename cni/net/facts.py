@@ -17,7 +17,6 @@ class Link(msgspec.Struct, frozen=True, kw_only=True):
     mac: str = ""
     mtu: int = 0
     up: bool = False
-    operstate: str = ""
     master: int = 0
     promisc: bool = False
     alias: str = ""

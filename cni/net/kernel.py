@@ -1,4 +1,4 @@
-"""The rtnetlink door: about fifteen verbs on the links, addresses and routes of one network namespace.
+"""The rtnetlink door: verbs on the links, addresses and routes of one network namespace.
 
 A ``Kernel`` owns one socket that belongs to its namespace (``cni.net.netlink``), so callers never hop. What it reads comes
 back as records (``cni.net.seen``). Errors are KernelErrors that say what was attempted. Verbs that remove are content with
@@ -49,7 +49,6 @@ class Kernel:
     """The links, addresses and routes of one namespace: ``fd``, or the calling thread's own when None."""
 
     def __init__(self, fd: int | None = None) -> None:
-        self.fd = fd
         self._wire = Wire(fd)
         self._indexes: dict[str, int] = {}
         self._absent: set[str] = set()  # names that nothing had when this call looked

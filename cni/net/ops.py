@@ -1,9 +1,9 @@
 """The vocabulary of plans on links, addresses, routes and sysctls: frozen records, no behaviour beyond describing themselves.
 
 ``side`` says which namespace an operation works in: HOST (the plugin's own) or SANDBOX (the pod's). Names, never indexes,
-identify
-links. ``inverse()`` is what takes a *private* creation back when a later operation fails; an operation on something *shared* by
-attachments has an inverse only if it can be applied safely, which ``execute`` decides under the host's lock (``shared``).
+identify links. ``inverse()`` is what takes a *private* creation back when a later operation fails; an operation on something
+*shared* by attachments has an inverse only if it can be applied safely, which ``execute`` decides under the host's lock
+(``shared``).
 """
 
 from __future__ import annotations

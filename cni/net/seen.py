@@ -37,7 +37,6 @@ def link_of(message: Message) -> Link:
         mac=message.mac("IFLA_ADDRESS"),
         mtu=message.number("IFLA_MTU"),
         up=bool(flags & IFF_UP),
-        operstate=operstate_of(message),
         master=message.number("IFLA_MASTER"),
         promisc=bool(flags & IFF_PROMISC),
         alias=message.text("IFLA_IFALIAS"),

@@ -1,8 +1,7 @@
 """CHECK's questions that every interface-making plugin asks: is what prevResult promises still there? Pure.
 
-Additions are tolerated, for chained plugins make them: more addresses, more routes, routes moved to another table (sbr,
-vrf). The
-reference looks at the main table only and at the presence of a connected route, which fails for /32 and for such chains.
+Additions are tolerated, for chained plugins make them: more addresses, more routes, routes moved to another table (sbr, vrf).
+The reference looks at the main table only and at the presence of a connected route, which fails for /32 and for such chains.
 """
 
 from __future__ import annotations

@@ -99,7 +99,7 @@ REQUESTS = {
             ["RTA_METRICS", {"attrs": [["RTAX_MTU", 1400], ["RTAX_ADVMSS", 1300]]}],
         ],
     ),
-    "route of IPv6": Request(m.RTM_DELROUTE, 0, {"family": 10, "dst_len": 64}, [["RTA_DST", "fd00:9::"], ["RTA_GATEWAY", V6]]),
+    "route of IPv6": Request(m.RTM_NEWROUTE, 0, {"family": 10, "dst_len": 64}, [["RTA_DST", "fd00:9::"], ["RTA_GATEWAY", V6]]),
 }
 
 
