@@ -268,9 +268,8 @@ def _remove(turn: Turn, plan: Callable[[Host], list[Any]], done: list[Any]) -> l
     from cni.net.execute import remove
 
     turn.trace.begin("look")
-    host = None
+    host = turn.host(needed=False)  # what it refuses, the host's own namespace, is not gone on with
     try:
-        host = turn.host(needed=False)
         planned = plan(host)
         turn.trace.begin("remove")
         return remove(planned, host, done)
@@ -279,8 +278,7 @@ def _remove(turn: Turn, plan: Callable[[Host], list[Any]], done: list[Any]) -> l
     except Exception as error:
         return [_internal(error, turn.call.notes)]
     finally:
-        if host is not None:
-            host.close()
+        host.close()
 
 
 def _check(plugin: Plugin, turn: Turn) -> bytes:
