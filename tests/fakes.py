@@ -492,11 +492,11 @@ class FakeNft:
             return [{there.kind: body | {"elem": [_element(key, *there.elements[key], in_map=False)]}}]
         raise AssertionError(f"the fake does not understand {text!r}")
 
-    def sets(self, family: str) -> list[dict[str, Any]]:
+    def sets(self, family: str, lately: bool = False) -> list[dict[str, Any]]:
         told = [entry for key in self.rules.tables if key[0] == family for entry in self._objects(key, elements=False)]
         return [entry for entry in told if "set" in entry]
 
-    def chain(self, where: str) -> list[dict[str, Any]]:
+    def chain(self, where: str, lately: bool = False) -> list[dict[str, Any]]:
         return self.query(f"list chain {where}")
 
     def _objects(self, key: tuple[str, str], elements: bool) -> list[dict[str, Any]]:

@@ -22,7 +22,7 @@ from errno import EEXIST, ENOENT
 from os import strerror
 from socket import AF_NETLINK, SOCK_RAW, socket
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
@@ -80,25 +80,32 @@ _TOLD_MAX = 64
 _DETAILS_MAX = 600
 
 
+class _Told(NamedTuple):
+    """An answer: which ruleset of others it is about, and when it was asked for."""
+
+    others: int
+    at: float
+    objects: list[Object]
+
+
 class Nft:
     """The nftables ruleset of one network namespace. Threads may share it.
 
-    What ``sets`` and ``chain`` told is told again without asking the kernel as long as nothing but elements has changed since,
-    and for FRESH_S where something may have. That is known from the ruleset's generation, which the kernel counts up
-    with every transaction of anybody: a transaction of our own, of elements alone, takes it one further and
-    changes nothing of what was told.
+    What ``sets`` and ``chain`` told is told again without asking the kernel as long as nobody else has changed the ruleset.
+    That is known from its generation, which the kernel counts up with every transaction that changes anything: it tells which
+    one a transaction of ours has made, and elements, which alone we send it directly, are no part of what was told. Who asks
+    for what was so ``lately`` is told it for LATELY_S also where others have changed the ruleset: a kube-proxy does with every
+    pod that starts, and never changes what is ours.
     """
 
-    # Seconds. A kube-proxy changes the ruleset with every pod that starts, and never what is ours.
-    FRESH_S = 1.0
+    LATELY_S = 1.0
 
     def __init__(self) -> None:
         self._lock = allocate_lock()
         self._context: Nftables | None = None
-        self._told: dict[str, list[Object]] = {}
-        self._told_at = 0.0
-        self._changed = False
-        self._generation = -2
+        self._told: dict[str, _Told] = {}
+        self._others = 0  # counts up whenever others have changed the ruleset
+        self._generation: int | None = None
         self._kernel = Nfnetlink()
 
     def close(self) -> None:
@@ -112,8 +119,6 @@ class Nft:
             status, _, error = self._change(text)
             if status or not _of_elements(text):
                 self._told.clear()
-            elif self._told:
-                self._look_at_generation(1)
         if status:
             raise _error(f"cannot {what}", error)
 
@@ -122,11 +127,11 @@ class Nft:
         with self._lock:
             return self._read(text, elements=True)
 
-    def sets(self, family: str) -> list[Object]:
+    def sets(self, family: str, lately: bool = False) -> list[Object]:
         """The sets of a family, without elements and without maps."""
-        return self._frame(f"list sets {family}")
+        return self._frame(f"list sets {family}", lately)
 
-    def chain(self, where: str) -> list[Object]:
+    def chain(self, where: str, lately: bool = False) -> list[Object]:
         """The chain ``family table name`` with its rules; empty when it does not exist."""
         text = f"list chain {where}{_WITHOUT_ELEMENTS}"
         with self._lock:
@@ -134,7 +139,7 @@ class Nft:
                 return []
             if not where.startswith("inet "):  # of the reference, one for each attachment: nobody asks for it again
                 return self._read(text, elements=False)
-        return self._frame(text)
+        return self._frame(text, lately)
 
     def available(self) -> str:
         """Why nftables cannot be used here; empty when it can."""
@@ -146,31 +151,33 @@ class Nft:
 
     def _change(self, text: str) -> tuple[int, str, str]:
         """Elements go to the kernel directly. What it refuses is in libnftables' words, but for what callers expect."""
-        reason = self._kernel.change(text)
-        if reason == 0:
-            return 0, "", ""
-        if reason in (ENOENT, EEXIST):
-            return 1, "", strerror(reason)
+        change = self._kernel.change(text)
+        if change is not None:
+            if change.generation:
+                self._heed(change.generation, own=1)
+            if change.errno == 0:
+                return 0, "", ""
+            if change.errno in (ENOENT, EEXIST):
+                return 1, "", strerror(change.errno)
         return self._command(text, json=False, elements=True)
 
-    def _frame(self, text: str) -> list[Object]:
+    def _frame(self, text: str, lately: bool) -> list[Object]:
         """What a command tells that reads no elements."""
         with self._lock:
-            self._look_at_generation(0)
-            if len(self._told) >= _TOLD_MAX or (self._changed and monotonic() - self._told_at >= self.FRESH_S):
-                self._told.clear()
-            if not self._told:
-                self._told_at, self._changed = monotonic(), False
-            if text not in self._told:
-                self._told[text] = self._read(text, elements=False)
-            return self._told[text]
+            self._heed(self._kernel.generation())
+            told = self._told.get(text)
+            now = monotonic()
+            if told is None or (told.others != self._others and not (lately and now - told.at < self.LATELY_S)):
+                if len(self._told) >= _TOLD_MAX:
+                    self._told.clear()
+                told = self._told[text] = _Told(self._others, now, self._read(text, elements=False))
+            return told.objects
 
-    def _look_at_generation(self, own: int) -> None:
-        """Note when anybody but ourselves, with ``own`` transactions, has changed the ruleset since the last time."""
-        before, now = self._generation, self._kernel.generation()
-        self._generation = -2 if now is None else now
-        if now is None or now not in (before, before + own):
-            self._changed = True
+    def _heed(self, generation: int | None, own: int = 0) -> None:
+        """Note whether others have changed the ruleset since the last time; the last ``own`` generations of it are our own."""
+        if generation is None or self._generation is None or generation - own != self._generation:
+            self._others += 1
+        self._generation = generation
 
     def _read(self, text: str, elements: bool) -> list[Object]:
         status, output, error = self._command(text, json=True, elements=elements)

@@ -35,7 +35,7 @@ _BATCH_BEGIN, _BATCH_END, _SUBSYSTEM = 16, 17, 10
 _NEW_ELEMENTS, _DELETE_ELEMENTS = _SUBSYSTEM << 8 | 12, _SUBSYSTEM << 8 | 14
 _NEW_CHAIN, _GET_CHAIN = _SUBSYSTEM << 8 | 3, _SUBSYSTEM << 8 | 4
 _NEW_GENERATION, _GET_GENERATION = _SUBSYSTEM << 8 | 15, _SUBSYSTEM << 8 | 16
-_REQUEST, _ACK, _CREATE, _NESTED = 0x1, 0x4, 0x400, 0x8000
+_REQUEST, _ACK, _ECHO, _CREATE, _NESTED = 0x1, 0x4, 0x8, 0x400, 0x8000
 _NLMSG_ERROR = 2
 
 # NFTA_SET_ELEM_LIST_*, NFTA_SET_ELEM_*, NFTA_DATA_VALUE, NFTA_LIST_ELEM, NFTNL_UDATA_SET_ELEM_COMMENT.
@@ -47,8 +47,9 @@ _CHAIN_TABLE, _CHAIN_NAME = 1, 3
 
 
 class Batch(NamedTuple):
-    """Messages that the kernel takes as one transaction, with the numbers of the first and of the last change, which it
-    acknowledges.
+    """Messages that the kernel takes as one transaction, numbered from ``first``, which begins it, on; ``last`` is the last
+    change, which it acknowledges. If it changes anything the kernel tells before that, with the number of the first change
+    (``first + 1``), which generation of the ruleset it has made.
     """
 
     data: bytes
@@ -62,7 +63,7 @@ def encode(text: str, first: int) -> Batch | None:
     lines = text.splitlines()
     last = first + len(lines)
     for number, line in enumerate(lines, first + 1):
-        flags = _ACK if number == last else 0
+        flags = (_ECHO if number == first + 1 else 0) | (_ACK if number == last else 0)
         change = _CHANGE.fullmatch(line)
         if change is not None:
             verb, family, table, name, key, comment, value = change.groups()
@@ -107,11 +108,15 @@ def ask_generation(number: int) -> bytes:
 
 
 def generation(answer: bytes, number: int) -> int | None:
-    """The answer to ``ask_generation``; None when a datagram has none."""
+    """The answer to ``ask_generation``, or what a batch has made; 0, which is none, for a refusal (this kernel has no
+    nf_tables, or we may not ask); None when a datagram has neither.
+    """
     if len(answer) < _GENERATION.size:
         return None
     _, kind, sequence, value = _GENERATION.unpack_from(answer)
-    return int.from_bytes(value, "big") if (kind, sequence) == (_NEW_GENERATION, number) else None
+    if sequence != number or kind not in (_NEW_GENERATION, _NLMSG_ERROR):
+        return None
+    return int.from_bytes(value, "big") if kind == _NEW_GENERATION else 0
 
 
 def ask_chain(where: str, number: int) -> bytes:

@@ -65,6 +65,8 @@ def look(
 ) -> Facts:
     """Read what a verb needs; without ``verb`` all of it.
 
+    ADD is content with what was so lately: its plan has an answer to whatever it meets. All others must see what is there.
+
     ``wanted`` says that the configuration asks for masquerade: without it ADD and CHECK read nothing, and DEL reads
     only whether something can be there. DEL searches our whole table only when no address is known. What is empty then is
     left to GC.
@@ -74,9 +76,10 @@ def look(
         return facts
     if verb == "ADD" and backend == "iptables":
         return msgspec.structs.replace(facts, chains=reference.look_chains(host, owner))
-    facts = msgspec.structs.replace(facts, sets=_look_sets(host))
+    lately = verb == "ADD"
+    facts = msgspec.structs.replace(facts, sets=_look_sets(host, lately))
     if verb == "ADD":
-        return msgspec.structs.replace(facts, intact=_look_intact(host, facts))
+        return msgspec.structs.replace(facts, intact=_look_intact(host, facts, lately))
     if verb != "DEL" and wanted:
         facts = _look_elements(host, facts)
         if verb == "CHECK" and not _problems_of_ours(owner, addresses, facts):
@@ -190,15 +193,15 @@ def _look_table(host: RuleReaders) -> Table:
     return masq.parse_table(host.nft.query(LISTING))
 
 
-def _look_sets(host: RuleReaders) -> tuple[str, ...]:
-    return tuple(body["name"] for body in bodies(host.nft.sets("inet"), "set") if body["table"] == TABLE)
+def _look_sets(host: RuleReaders, lately: bool) -> tuple[str, ...]:
+    return tuple(body["name"] for body in bodies(host.nft.sets("inet", lately), "set") if body["table"] == TABLE)
 
 
-def _look_intact(host: RuleReaders, facts: Facts) -> frozenset[str]:
+def _look_intact(host: RuleReaders, facts: Facts, lately: bool = False) -> frozenset[str]:
     """Those of the addresses' subnets whose rule is as it should be."""
     names = dict.fromkeys(masq.subnet_name(address) for address in facts.addresses)
     there = [name for name in names if name in facts.sets]
-    return frozenset(name for name in there if masq.masquerades(name, host.nft.chain(f"inet {TABLE} {name}")))
+    return frozenset(name for name in there if masq.masquerades(name, host.nft.chain(f"inet {TABLE} {name}", lately)))
 
 
 def _look_elements(host: RuleReaders, facts: Facts) -> Facts:

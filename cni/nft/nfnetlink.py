@@ -9,17 +9,32 @@ from contextlib import suppress
 from functools import partial
 from socket import AF_NETLINK, SO_RCVTIMEO, SOCK_CLOEXEC, SOCK_RAW, SOL_SOCKET, socket
 from struct import pack
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from cni.nft import elements
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+Told = TypeVar("Told")
+
 NETLINK_NETFILTER = 12
 
 # The kernel answers at once. struct timeval.
 _PATIENCE = pack("@ll", 20, 0)
+
+
+# Messages are numbered with 32 bits. Where the numbers begin anew nobody waits for an answer with one of the first any more.
+_NUMBERS = 1 << 31
+
+
+class Change(NamedTuple):
+    """What became of a transaction: the errno of its refusal, 0 for none, and the generation of the ruleset that it made, 0
+    when it changed nothing.
+    """
+
+    errno: int
+    generation: int
 
 
 class Nfnetlink:
@@ -39,23 +54,37 @@ class Nfnetlink:
                 self._socket.close()
             self._socket = None
 
-    def change(self, text: str) -> int | None:
-        """Run a text of elements alone; 0 when it was done, else the errno of the refusal."""
-        batch = elements.encode(text, self._number + 1)
-        return None if batch is None else self._exchange(batch.data, batch.last + 1, partial(elements.verdict, batch=batch))
+    def change(self, text: str) -> Change | None:
+        """Run a text of elements alone."""
+        batch = elements.encode(text, self._next())
+        if batch is None:
+            return None
+        made = 0
+
+        def read(answer: bytes) -> Change | None:
+            nonlocal made
+            made = elements.generation(answer, batch.first + 1) or made
+            errno = elements.verdict(answer, batch)
+            return None if errno is None else Change(errno, made)
+
+        return self._exchange(batch.data, batch.last + 1, read)
 
     def find_chain(self, where: str) -> int | None:
         """0 when there is a chain ``family table name``, else the errno (ENOENT)."""
-        number = self._number + 1
+        number = self._next()
         return self._exchange(elements.ask_chain(where, number), number, partial(elements.chain_errno, number=number))
 
     def generation(self) -> int | None:
         """The ruleset's generation: the kernel counts it up with every transaction of anybody."""
-        number = self._number + 1
-        return self._exchange(elements.ask_generation(number), number, partial(elements.generation, number=number))
+        number = self._next()
+        return self._exchange(elements.ask_generation(number), number, partial(elements.generation, number=number)) or None
 
-    def _exchange(self, data: bytes, last: int, read: Callable[[bytes], int | None]) -> int | None:
-        """Send messages, numbered up to ``last``, and return the first number that ``read`` finds in the answers."""
+    def _next(self) -> int:
+        """The number of the next message."""
+        return self._number % _NUMBERS + 1
+
+    def _exchange(self, data: bytes, last: int, read: Callable[[bytes], Told | None]) -> Told | None:
+        """Send messages, numbered up to ``last``, and return the first thing that ``read`` finds in the answers."""
         self._number = last
         try:
             if self._socket is None:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import subprocess
+from errno import EEXIST, ENOENT
 from ipaddress import ip_address, ip_interface
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cni.nft import masq
+from cni.nft import elements, masq
 from cni.nft.apply import Exists, NftError, NotFound
 from cni.nft.elements import encode, verdict
+from cni.nft.nfnetlink import Nfnetlink
 from tests.contract.nft_node import Doors, inside
 from tests.harness.node import Node
 
@@ -121,6 +124,8 @@ def test_answers_of_other_batches_decide_nothing() -> None:
     assert verdict(told(11, 2), batch) == 2
     assert verdict(told(10, 1), batch) == 1
     assert verdict(told(11, 17) + told(12, 0), batch) == 17
+    assert elements.generation(told(11, 95), 11) == 0, "a refusal"
+    assert elements.generation(told(11, 95), 12) is None
     for nothing in (told(9, 2), told(14, 2), told(11, 0), told(12, 0, kind=3), b"", b"\0" * 40, told(12, 0)[:18]):
         assert verdict(nothing, batch) is None
 
@@ -139,3 +144,68 @@ def test_whether_a_chain_is_there_is_asked_directly(node: Node) -> None:
         return counts
 
     assert inside(node, work) == [1, 1, 1, 1]
+
+
+# -- what a transaction has made of the ruleset ---------------------------------------------------------------------------
+
+
+@pytest.mark.root
+def test_which_generation_a_transaction_has_made(node: Node) -> None:
+    """None where it changed nothing, or was refused; the kernel's own count says the same."""
+
+    def work(doors: Doors) -> list[tuple[int, int, bool]]:
+        doors.nft.run(FRAME)
+        door, told = Nfnetlink(), []
+        address = ip_interface("10.1.0.6/16")
+        texts = {
+            "a new pod": masq.claim(LABEL, address),
+            "the same again": masq.claim(LABEL, address),
+            "another's address": masq.claim(LABEL, V4),
+            "with a token to take away": masq.claim(LABEL, address),
+            "it goes": masq.remove(LABEL, address.ip, [SUBNETS[V4]]),
+            "it has gone": masq.remove(LABEL, address.ip, [SUBNETS[V4]]),
+        }
+        for what, text in texts.items():
+            if what.startswith("with a token"):
+                doors.nft.run(masq.begin_sweep(1))
+            before = door.generation()
+            change = door.change(text)
+            after = door.generation()
+            assert before is not None and after is not None and change is not None
+            assert change.generation in (0, after), what
+            told.append((change.errno, after - before, change.generation != 0))
+        return told
+
+    changed, nothing, refused = (0, 1, True), (0, 0, False), (EEXIST, 0, False)
+    assert inside(node, work) == [changed, nothing, refused, changed, changed, changed]
+
+
+@pytest.mark.root
+def test_a_generation_that_is_refused_is_none_at_once(node: Node) -> None:
+    """As by a kernel without nf_tables: it knows no such message."""
+
+    def work(doors: Doors) -> tuple[int | None, bool, float]:
+        doors.nft.run("add table inet t\nadd chain inet t c\n")
+        elements._GET_GENERATION = 200 << 8 | 16  # a subsystem that no kernel has
+        began = monotonic()
+        return Nfnetlink().generation(), bool(doors.nft.chain("inet t c")), monotonic() - began
+
+    generation, listed, took = inside(node, work)
+    assert generation is None and listed
+    assert took < 10, "half of the time that it waits for a kernel that does not answer"
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("number", [2**31 - 2, 2**31 - 1, 2**31, 2**31 + 2])
+def test_numbers_of_messages_begin_anew(node: Node, number: int) -> None:
+    def work(doors: Doors) -> list[Any]:
+        doors.nft.run(FRAME)
+        door = Nfnetlink()
+        door._number = number
+        told: list[Any] = []
+        for _ in range(3):
+            change = door.change(masq.claim(LABEL, ip_interface("10.1.0.6/16")))
+            told += [change and change.errno, door.find_chain("inet no such"), door.generation() is None]
+        return [*told, door._number < 100]
+
+    assert inside(node, work) == [0, ENOENT, False] * 3 + [True]

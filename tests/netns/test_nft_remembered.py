@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import subprocess
-import time
+from ipaddress import ip_interface
 from typing import TYPE_CHECKING
 
 import pytest
 
+from cni.nft import masq
 from cni.nft.apply import NftError
 from tests.contract.nft_node import Doors, inside
+from tests.netns.test_nft_masquerade import ONE, TWO, add, check, owners, remove
 
 if TYPE_CHECKING:
     from tests.harness.node import Node
@@ -19,15 +21,10 @@ pytestmark = pytest.mark.root
 TABLE = "add table inet t\nadd set inet t s { type ipv4_addr; }\nadd chain inet t c\nadd rule inet t c counter\n"
 
 
-def names(doors: Doors) -> list[str]:
+def names(doors: Doors, lately: bool = False) -> list[str]:
     """The rules of the chain, by what they do; asked in the way that is remembered."""
-    return [next(iter(part)) for entry in doors.nft.chain("inet t c") if "rule" in entry for part in entry["rule"]["expr"]]
-
-
-def impatient(doors: Doors) -> Doors:
-    """Doors that trust nothing for a moment."""
-    doors.nft.FRESH_S = 0.0
-    return doors
+    told = doors.nft.chain("inet t c", lately)
+    return [next(iter(part)) for entry in told if "rule" in entry for part in entry["rule"]["expr"]]
 
 
 def elsewhere(text: str) -> None:
@@ -48,12 +45,12 @@ def test_elements_of_our_own_leave_it_as_it_is(node: Node) -> None:
 
 
 @pytest.mark.parametrize("change", ["add rule inet t c drop", "add element inet t s { 10.0.0.9 }; add rule inet t c drop"])
-@pytest.mark.parametrize("then", ["", "add element inet t s { 10.0.0.1 }\n"])
+@pytest.mark.parametrize("then", ["", "add element inet t s { 10.0.0.1 }\n", "add element inet t s { 10.0.0.2 }\n"])
 def test_changes_of_others_are_seen(node: Node, change: str, then: str) -> None:
-    """Also where a change of our own comes after it, before anybody asks."""
+    """At once, also where a change of our own comes after it, before anybody asks; one of them is of what is so already."""
 
     def work(doors: Doors) -> list[str]:
-        impatient(doors).nft.run(TABLE)
+        doors.nft.run(TABLE + "add element inet t s { 10.0.0.2 }\n")
         assert names(doors) == ["counter"]
         elsewhere(change)
         if then:
@@ -63,19 +60,52 @@ def test_changes_of_others_are_seen(node: Node, change: str, then: str) -> None:
     assert inside(node, work) == ["counter", "drop"]
 
 
-def test_changes_of_others_are_seen_soon(node: Node) -> None:
-    """Not at once, but after FRESH_S."""
+def test_what_was_so_lately_is_told_for_a_while(node: Node) -> None:
+    """To those for whom it is enough, while others see what is so."""
 
     def work(doors: Doors) -> list[list[str]]:
-        doors.nft.FRESH_S = 0.3
+        doors.nft.LATELY_S = 3600
         doors.nft.run(TABLE)
         seen = [names(doors)]
         elsewhere("add rule inet t c drop")
-        seen.append(names(doors))
-        time.sleep(0.3)
-        return [*seen, names(doors)]
+        seen += [names(doors, lately=True), names(doors), names(doors, lately=True)]
+        elsewhere("add rule inet t c accept")
+        doors.nft.LATELY_S = 0
+        return [*seen, names(doors, lately=True)]
 
-    assert inside(node, work) == [["counter"], ["counter"], ["counter", "drop"]]
+    first, second, third = ["counter"], ["counter", "drop"], ["counter", "drop", "accept"]
+    assert inside(node, work) == [first, first, second, second, third]
+
+
+def test_what_one_asks_anew_leaves_to_others_what_they_know(node: Node) -> None:
+    """A DEL that looks at the sets does not have the next ADD list chains."""
+
+    def work(doors: Doors) -> bool:
+        doors.nft.LATELY_S = 3600
+        doors.nft.run(TABLE)
+        first = doors.nft.chain("inet t c")
+        elsewhere("add table inet other")
+        doors.nft.sets("inet")
+        return doors.nft.chain("inet t c", lately=True) is first
+
+    assert inside(node, work)
+
+
+def test_the_first_pod_of_a_subnet_by_another_process_is_known_at_once(node: Node) -> None:
+    """To CHECK and DEL, that is: an ADD would not mind to write again what is there."""
+    first, second = (ip_interface("10.1.0.2/24"),), (ip_interface("10.2.0.2/24"),)
+
+    def work(doors: Doors) -> list[list[str]]:
+        doors.nft.LATELY_S = 3600
+        add(ONE, first, "nftables")(doors)
+        doors.nft.sets("inet")
+        add(TWO, second, "nftables")(Doors())
+        told = [check(TWO, second)(doors)]
+        remove(TWO, second)(doors)
+        return [*told, check(TWO, second)(Doors())]
+
+    assert inside(node, work) == [[], [f"10.2.0.2 is not masqueraded: no element in nftables table {masq.TABLE}"]]
+    assert owners(node) == {"10.1.0.2": ONE.label}
 
 
 def test_changes_of_our_own_are_seen(node: Node) -> None:

@@ -326,6 +326,7 @@ class ScriptedDoors:
         self.answers.update(changes or {})
         self._saved, self._legacy = dict(saved or {}), set(legacy)
         self.asked: list[str] = []
+        self.lately: set[bool] = set()  # whether it was enough to know what was so lately
 
     @property
     def nft(self) -> ScriptedDoors:
@@ -339,10 +340,12 @@ class ScriptedDoors:
         self.asked.append(text)
         return self.answers.get(text, [])
 
-    def sets(self, family: str) -> list[dict[str, Any]]:
+    def sets(self, family: str, lately: bool = False) -> list[dict[str, Any]]:
+        self.lately.add(lately)
         return self.query(f"list sets {family}")
 
-    def chain(self, where: str) -> list[dict[str, Any]]:
+    def chain(self, where: str, lately: bool = False) -> list[dict[str, Any]]:
+        self.lately.add(lately)
         return self.query(f"list chain {where}")
 
     def save(self, v6: bool, legacy: bool = False) -> str:

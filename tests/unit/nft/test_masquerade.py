@@ -256,6 +256,17 @@ def test_the_rule_of_another_subnet_does_not_satisfy() -> None:
     assert _check(ScriptedDoors("go nftables"), (ip_interface("10.1.0.5/24"),))
 
 
+@pytest.mark.parametrize("verb", ["ADD", "CHECK", "DEL", "GC", ""])
+def test_only_add_is_content_with_what_was_so_lately(verb: str) -> None:
+    """Its plan has an answer to whatever it meets; a DEL leaves for good what it does not see."""
+    doors = ScriptedDoors("ours", "go nftables")
+    if verb == "GC":
+        masquerade.plan_gc(doors, OWNER.network, frozenset())
+    else:
+        masquerade.look(doors, OWNER, BOTH, True, "nftables", verb)
+    assert doors.lately == {verb == "ADD"}
+
+
 # -- GC --------------------------------------------------------------------------------------------------------
 
 
