@@ -119,11 +119,11 @@ def replace(label: str, cidr: Cidr) -> str:
     return _skeleton(cidr.network) + f"delete element {_T} {OWNERS[is_v6(cidr)]} {{ {cidr.ip} }}\n" + claim(label, cidr)
 
 
-def remove(label: str, address: Ip, names: Iterable[str]) -> str:
-    """Forget an address if it is the owner's, in the sets named. Fails as Exists, without effect, when it is another's."""
+def remove(label: str, address: Ip, name: str = "") -> str:
+    """Forget an address if it is the owner's, in the set named too. Fails as Exists, without effect, when it is another's."""
     owners = f"{_T} {OWNERS[is_v6(address)]}"
     text = f"add element {owners} {{ {address} : {mark(label):#010x} }}\ndelete element {owners} {{ {address} }}\n"
-    return text + "".join(clear(address, name) for name in names)
+    return text + clear(address, name) if name else text
 
 
 def clear(address: Ip | str, name: str) -> str:

@@ -103,21 +103,17 @@ def plan_add(owner: Owner, addresses: tuple[Cidr, ...], backend: str, facts: Fac
     for address in addresses:
         name = masq.subnet_name(address)
         others = [subnet for subnet in facts.sets if subnet != name and masq.holds(subnet, address.ip)]
-        if others:
-            plan.append(
-                RunNft(
-                    text="".join(masq.clear(address.ip, other) for other in others),
-                    what=f"forget {address.ip} in other subnets that contain it",
-                    yields=True,
-                )
-            )
+        plan += [
+            RunNft(text=masq.clear(address.ip, other), what=f"forget {address.ip} in {other}, which contains it", yields=True)
+            for other in others
+        ]
         ready = masq.SWEEPS in facts.sets and name in facts.intact
         plan.append(
             RunNft(
                 text=masq.claim(tag, address) if ready else masq.add(tag, address),
                 exists=masq.replace(tag, address),
                 missing=masq.add(tag, address),
-                undo=masq.remove(tag, address.ip, [name]),
+                undo=masq.remove(tag, address.ip, name),
                 what=f"masquerade {address.ip} outside {address.network}",
             )
         )
@@ -134,7 +130,7 @@ def plan_del(owner: Owner, facts: Facts) -> Plan:
     for address in sorted(mine, key=str):
         subnets = [name for name in facts.sets if masq.holds(name, address)]
         if subnets:
-            plan.append(_forget(tag, str(address), subnets))
+            plan += _forget(tag, str(address), subnets)
     known = [address for address, label in seen.owners.items() if label == tag]
     if known:
         plan += _sweep(seen, known)
@@ -176,7 +172,7 @@ def gc(network: str, keep: frozenset[Owner], facts: Facts) -> Plan:
     plan: Plan = []
     for address in gone:
         subnets = [name for name in facts.sets if masq.holds(name, ip_address(address))]
-        plan.append(_forget(seen.owners[address], address, subnets))
+        plan += _forget(seen.owners[address], address, subnets)
     if facts.table is not None:
         plan += _sweep(seen, gone)
     stale = reference.stale_chains(facts.chains, network, keep)
@@ -218,8 +214,18 @@ def _look_elements(host: RuleReaders, facts: Facts) -> Facts:
     return msgspec.structs.replace(facts, labels=labels, members=frozenset(members), intact=intact)
 
 
-def _forget(label: str, address: str, subnets: Iterable[str]) -> RunNft:
-    return RunNft(text=masq.remove(label, ip_address(address), subnets), what=f"end the masquerade of {address}", yields=True)
+def _forget(label: str, address: str, subnets: list[str]) -> list[RunNft]:
+    """One transaction for each set: one that was swept since it was seen keeps nothing else from going."""
+    ip = ip_address(address)
+    return [
+        RunNft(
+            text=masq.remove(label, ip, name),
+            missing=masq.remove(label, ip),
+            what=f"end the masquerade of {address}",
+            yields=True,
+        )
+        for name in subnets or [""]
+    ]
 
 
 def _sweep(seen: Table, gone: Iterable[str]) -> list[Sweep]:

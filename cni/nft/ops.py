@@ -30,7 +30,8 @@ class RunNft(msgspec.Struct, frozen=True, kw_only=True):
 
     ``undo`` takes it back, empty where that is not wanted. ``exists`` and ``missing`` are for other states of affairs: what
     is tried after a try, of whatever text, that failed because something is there already, or is not there. ``yields``
-    says that such a failure means that another call was here first and nothing is left to do.
+    says that such a failure, where there is no other text for it, means that another call was here first and nothing is left
+    to do.
     """
 
     text: str
@@ -135,9 +136,9 @@ def apply_nft(op: RunNft, nft: Nft) -> None:
             nft.run(text, op.what)
             return
         except Conflict as error:
-            if op.yields:
+            former, text = text, after.get(type(error), "")
+            if op.yields and text in ("", former):
                 return
-            text = after.get(type(error), "")
             if not text:
                 raise
             last = error

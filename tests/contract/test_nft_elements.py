@@ -34,10 +34,10 @@ SEQUENCES = {
     "claim with a long label": [masq.claim(LONG, ip_interface("10.1.0.6/16"))],
     "claim twice": [masq.claim(LABEL, ip_interface("10.1.0.6/16"))] * 2,
     "claim another's": [masq.claim(LABEL, V4)],
-    "remove": [masq.remove("somebody", V4.ip, [SUBNETS[V4]])],
-    "remove IPv6": [masq.remove("somebody", V6.ip, [SUBNETS[V6]])],
-    "remove another's": [masq.remove(LABEL, V4.ip, [SUBNETS[V4]])],
-    "remove what is not there": [masq.remove(LABEL, ip_address("10.1.0.77"), [SUBNETS[V4]])],
+    "remove": [masq.remove("somebody", V4.ip, SUBNETS[V4])],
+    "remove IPv6": [masq.remove("somebody", V6.ip, SUBNETS[V6])],
+    "remove another's": [masq.remove(LABEL, V4.ip, SUBNETS[V4])],
+    "remove what is not there": [masq.remove(LABEL, ip_address("10.1.0.77"), SUBNETS[V4])],
     "clear": [masq.clear(V4.ip, SUBNETS[V4])],
     "no such set": [masq.clear(V4.ip, "pods_1.2.3.0/24")],
     "no such element": [f"delete element inet podwire_masquerade {SUBNETS[V4]} {{ 10.1.0.99 }}\n"],
@@ -162,8 +162,8 @@ def test_which_generation_a_transaction_has_made(node: Node) -> None:
             "the same again": masq.claim(LABEL, address),
             "another's address": masq.claim(LABEL, V4),
             "with a token to take away": masq.claim(LABEL, address),
-            "it goes": masq.remove(LABEL, address.ip, [SUBNETS[V4]]),
-            "it has gone": masq.remove(LABEL, address.ip, [SUBNETS[V4]]),
+            "it goes": masq.remove(LABEL, address.ip, SUBNETS[V4]),
+            "it has gone": masq.remove(LABEL, address.ip, SUBNETS[V4]),
         }
         for what, text in texts.items():
             if what.startswith("with a token"):

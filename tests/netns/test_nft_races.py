@@ -84,6 +84,44 @@ def test_processes_adding_and_removing_at_once(node: Node) -> None:
     assert observe.ruleset(node) == []
 
 
+@pytest.mark.parametrize("adding", [True, False])
+def test_a_set_that_is_swept_since_it_was_seen_keeps_nothing_else_from_going(node: Node, adding: bool) -> None:
+    """The address lies in three subnets by their names; one of them loses its last pod before the plan is run."""
+    wide, other, third = (ip_interface("10.1.0.9/16"),), (ip_interface("10.1.0.77/24"),), (ip_interface("10.1.0.9/20"),)
+
+    def work(doors: Doors) -> None:
+        add(ONE, wide, "nftables")(doors)
+        add(TWO, other, "nftables")(doors)
+        if adding:
+            plan = masquerade.plan_add(TWO, third, "nftables", masquerade.look(doors, TWO, third, True, "nftables", "ADD"))
+        else:
+            plan = masquerade.plan_del(ONE, masquerade.look(doors, ONE, wide, True, "nftables", "DEL"))
+        remove(TWO, other)(doors)
+        doors.run([masquerade.SWEEP])
+        doors.run(plan)
+
+    inside(node, work)
+    assert owners(node) == ({"10.1.0.9": TWO.label} if adding else {})
+    assert b"10.1.0.9" not in node.run("nft", "list", "set", "inet", masq.TABLE, "pods_10.1.0.0/16").stdout
+    assert b"10.1.0.0/24" not in node.run("nft", "list", "ruleset").stdout
+
+
+def test_without_its_set_an_address_is_still_taken_from_its_owner(node: Node) -> None:
+    """Somebody has removed the subnet's part by hand since it was seen."""
+
+    def work(doors: Doors) -> dict[str, str]:
+        add(ONE, POD_ONE[:1], "nftables")(doors)
+        plan = masquerade.plan_del(ONE, masquerade.look(doors, ONE, POD_ONE[:1], True, "nftables", "DEL"))
+        doors.nft.run("".join(f"delete {kind} inet {masq.TABLE} pods_10.1.0.0/24\n" for kind in ("chain", "set")))
+        doors.run(plan)
+        left = masq.parse_table(doors.nft.query(masquerade.LISTING)).owners
+        doors.nft.run(f"delete table inet {masq.TABLE}\n")
+        doors.run(plan)
+        return left
+
+    assert inside(node, work) == {}
+
+
 def test_a_late_removal_never_takes_the_address_from_its_new_owner(node: Node) -> None:
     """Removals of the old owner and the addition of the new one start together, again and again."""
 

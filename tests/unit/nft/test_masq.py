@@ -51,7 +51,7 @@ def test_replacing_deletes_the_other_owner_first() -> None:
 
 def test_removing_proves_ownership_first() -> None:
     """Adding our mark fails if the address carries another, and takes the rest of the transaction with it."""
-    assert masq.remove(LABEL, ip_address("fd00::5"), ["pods_fd00--/64"]).splitlines() == [
+    assert masq.remove(LABEL, ip_address("fd00::5"), "pods_fd00--/64").splitlines() == [
         f"add element inet podwire_masquerade owners6 {{ fd00::5 : {MARK} }}",
         "delete element inet podwire_masquerade owners6 { fd00::5 }",
         "add element inet podwire_masquerade pods_fd00--/64 { fd00::5 }",

@@ -88,7 +88,7 @@ def test_each_address_is_one_transaction() -> None:
         assert step.exists == masq.replace(OWNER.label, address) and step.missing == masq.add(OWNER.label, address)
         inverse = step.inverse()
         assert inverse is not None and inverse.yields
-        assert inverse.text == masq.remove(OWNER.label, address.ip, [masq.subnet_name(address)])
+        assert inverse.text == masq.remove(OWNER.label, address.ip, masq.subnet_name(address))
 
 
 def test_where_all_is_as_it_should_be_only_elements_are_added() -> None:
@@ -161,8 +161,8 @@ def test_known_addresses_are_removed_unseen() -> None:
     facts = Facts(addresses=BOTH, sets=("sweeps", "pods_10.1.0.0/16", "pods_fd00--/64"))
     plan = masquerade.plan_del(OWNER, facts)
     assert texts(plan) == [
-        masq.remove(OWNER.label, V4.ip, ["pods_10.1.0.0/16"]),
-        masq.remove(OWNER.label, V6.ip, ["pods_fd00--/64"]),
+        masq.remove(OWNER.label, V4.ip, "pods_10.1.0.0/16"),
+        masq.remove(OWNER.label, V6.ip, "pods_fd00--/64"),
     ]
     assert all(isinstance(step, RunNft) and step.yields for step in plan)
 
@@ -175,8 +175,8 @@ def test_unknown_addresses_are_found_by_label() -> None:
     facts = masquerade.look(ScriptedDoors("ours"), OWNER, (), True, "nftables", "DEL")
     plan = masquerade.plan_del(OWNER, facts)
     assert texts(plan)[:2] == [
-        masq.remove(OWNER.label, V4.ip, ["pods_10.1.0.0/16"]),
-        masq.remove(OWNER.label, V6.ip, ["pods_fd00--/64"]),
+        masq.remove(OWNER.label, V4.ip, "pods_10.1.0.0/16"),
+        masq.remove(OWNER.label, V6.ip, "pods_fd00--/64"),
     ]
     assert plan[2:] == [masquerade.SWEEP], "the last one's removal leaves nothing"
 
@@ -274,7 +274,7 @@ def test_gc_removes_what_is_not_kept_and_then_what_is_empty() -> None:
     doors = ScriptedDoors("ours", "go iptables", "go nftables", saved={(False, False): SAVED})
     plan = masquerade.plan_gc(doors, "dbnet", frozenset())
     told = "".join(texts(plan))
-    assert masq.remove(OWNER.label, V4.ip, ["pods_10.1.0.0/16"]) in told
+    assert masq.remove(OWNER.label, V4.ip, "pods_10.1.0.0/16") in told
     assert plan.index(masquerade.SWEEP) == 2, "after both addresses are gone"
     assert f"-X {CHAIN}\n" in told and "masq_checks handle 6" in told
 
@@ -298,4 +298,4 @@ def test_gc_knows_hashed_labels() -> None:
     facts = Facts(sets=("sweeps", "pods_10.1.0.0/16"), table=table)
     assert masquerade.gc(long.network, frozenset([long]), facts) == []
     assert masquerade.gc("other", frozenset(), facts) == []
-    assert masq.remove(long.label, V4.ip, ["pods_10.1.0.0/16"]) in texts(masquerade.gc(long.network, frozenset(), facts))
+    assert masq.remove(long.label, V4.ip, "pods_10.1.0.0/16") in texts(masquerade.gc(long.network, frozenset(), facts))

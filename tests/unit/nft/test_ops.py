@@ -60,6 +60,19 @@ def test_what_yields_lets_others_win(failure: type[NftError]) -> None:
     assert run(RunNft(text="a", yields=True, what="do it"), failure) == ["a"]
 
 
+@pytest.mark.parametrize(
+    ("failures", "ran"),
+    [
+        ((NotFound,), ["a", "m"]),
+        ((Exists,), ["a"]),
+        ((NotFound, Exists), ["a", "m"]),
+        ((NotFound, NotFound), ["a", "m"]),
+    ],
+)
+def test_what_yields_does_before_what_is_left_to_do(failures: tuple[type[NftError], ...], ran: list[str]) -> None:
+    assert run(RunNft(text="a", missing="m", yields=True, what="do it"), *failures) == ran
+
+
 @pytest.mark.parametrize("op", [RunNft(text="a", what="do it"), RunNft(text="a", what="do it", yields=True, exists="e")])
 def test_other_failures_are_told(op: RunNft) -> None:
     with pytest.raises(NftError, match="cannot do it: told by nft"):
