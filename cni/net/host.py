@@ -54,8 +54,11 @@ class Doors:
         return kernel
 
     def give_back(self, kernel: Kernel) -> None:
-        """The end of ``borrow``."""
-        self._idle.append(kernel)
+        """The end of ``borrow``. What has failed is not lent to another call."""
+        if kernel.failed:
+            kernel.close()
+        else:
+            self._idle.append(kernel)
 
     def close(self) -> None:
         """Close what nobody uses at the moment."""

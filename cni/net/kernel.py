@@ -57,6 +57,11 @@ class Kernel:
         """Close the socket."""
         self._wire.close()
 
+    @property
+    def failed(self) -> bool:
+        """Whether the socket is of no use any more."""
+        return self._wire.failed
+
     def forget(self) -> None:
         """Forget what was seen of links: by the next call it may be otherwise."""
         self._indexes.clear()

@@ -34,8 +34,11 @@ class Request(NamedTuple):
 
 
 class Wire:
-    """A socket of one namespace: ``fd``, or the calling thread's own when None. Answers to earlier requests are passed over,
-    so one that was given up does no harm."""
+    """A socket of one namespace: ``fd``, or the calling thread's own when None. Answers to earlier requests are passed over.
+
+    ``failed`` says that answers were lost. There may be a dump that nobody has read to its end, and the kernel begins no other
+    on this socket (EBUSY); so it is of no use any more.
+    """
 
     def __init__(self, fd: int | None = None) -> None:
         self._socket = netns.open_socket(fd, socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
@@ -45,6 +48,7 @@ class Wire:
         for option in (_CAP_ACK, _EXT_ACK, _STRICT):
             self._socket.setsockopt(_SOL_NETLINK, option, 1)
         self._sequence = 0
+        self.failed = False
 
     def close(self) -> None:
         """Close the socket."""
@@ -53,10 +57,11 @@ class Wire:
     def run(self, words: str, *requests: Request) -> None:
         """Send requests as one datagram and wait for every acknowledgement; the first error is raised."""
         first_error: KernelError | None = None
-        first = self._sequence + 1
-        data = b"".join(self._encoded(request, m.NLM_F_ACK) for request in requests)
+        data, pending = b"", set[int]()
+        for request in requests:
+            data += self._encoded(request, m.NLM_F_ACK)
+            pending.add(self._sequence)
         self._send(words, data)
-        pending = set(range(first, self._sequence + 1))
         while pending:
             for answer in self._receive(words):
                 if answer.kind == m.NLMSG_ERROR and answer.sequence in pending:
@@ -96,7 +101,7 @@ class Wire:
         raise TryAgain(f"{words}: the kernel's tables changed during each of {_DUMP_TRIES} tries")
 
     def _encoded(self, request: Request, flags: int) -> bytes:
-        self._sequence += 1
+        self._sequence = self._sequence + 1 & 0xFFFFFFFF
         return m.encode(request.kind, request.flags | flags, self._sequence, request.fields, request.attrs)
 
     def _send(self, words: str, data: bytes) -> None:
@@ -106,12 +111,15 @@ class Wire:
             raise KernelError(words, error) from error
 
     def _receive(self, words: str) -> list[m.Answer]:
+        self.failed = True
         try:
-            return m.decode(self._socket.recv(1 << 18))
+            answers = m.decode(self._socket.recv(1 << 18))
         except BlockingIOError as error:
             raise CNIError(f"{words}: the kernel did not answer within {_TIMEOUT_S} s") from error
         except OSError as error:
             raise KernelError(words, error) from error
+        self.failed = False
+        return answers
 
 
 def failure(words: str, answer: m.Answer) -> KernelError:

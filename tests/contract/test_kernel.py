@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
+from cni.net.host import Doors, Host
 from cni.net.kernel import Kernel
 from cni.spec.addresses import is_v6, parse_cidr, parse_ip
-from cni.spec.errors import KernelError, UnsupportedField
+from cni.spec.errors import CNIError, KernelError, UnsupportedField
 from cni.spec.result import Route
+from tests.contract.nft_node import inside
 from tests.fakes import FakeKernel, Machine
 from tests.harness import observe
 from tests.harness.node import Node
@@ -557,3 +559,76 @@ def test_the_fake_has_every_verb_of_the_real_one() -> None:
         for name, verb in verbs.items():
             twin = inspect.signature(getattr(fake, name))
             assert list(twin.parameters) == list(inspect.signature(verb).parameters), f"{fake.__name__}.{name}"
+
+
+# -- the socket ---------------------------------------------------------------------------------------------------------
+
+
+class Lossy:
+    """A socket that fails the second time that something is to be received."""
+
+    def __init__(self, real: Any, reason: int) -> None:
+        self._real, self._reason, self._received = real, reason, 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+    def recv(self, size: int) -> bytes:
+        self._received += 1
+        if self._received == 2:
+            raise OSError(self._reason, os.strerror(self._reason))
+        data: bytes = self._real.recv(size)
+        return data
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("reason", [errno.ENOBUFS, errno.EAGAIN], ids=errno.errorcode.get)
+def test_a_door_that_failed_is_lent_to_nobody(node: Node, reason: int) -> None:
+    """In the middle of a dump, which the kernel goes on with; it would begin no other on the same socket."""
+
+    def work(_: object) -> list[int]:
+        doors = Doors()
+        host = Host(doors=doors)
+        for count in range(100):  # more than are told in one piece
+            host.root.create_bridge(f"br{count}", 0, False)
+        host.root._wire._socket = cast("Any", Lossy(host.root._wire._socket, reason))
+        with pytest.raises(CNIError, match="cannot list links"):
+            host.root.links()
+        host.close()
+        descriptors, found = len(os.listdir("/proc/self/fd")), []
+        for _call in range(3):
+            host = Host(doors=doors)
+            found.append(len(host.root.links()))
+            host.close()
+        return [*found, len(os.listdir("/proc/self/fd")) - descriptors]
+
+    assert inside(node, work) == [101, 101, 101, 1], "and one door is kept open in its place"
+
+
+@pytest.mark.root
+def test_a_door_that_was_refused_something_is_lent_again(node: Node) -> None:
+    def work(_: object) -> bool:
+        doors = Doors()
+        host = Host(doors=doors)
+        first = host.root
+        assert number(lambda: first.set_mac("nothing", HOST_MAC)) == errno.ENODEV
+        host.close()
+        return Host(doors=doors).root is first
+
+    assert inside(node, work)
+
+
+@pytest.mark.root
+def test_numbers_of_requests_begin_anew(node: Node) -> None:
+    def work(_: object) -> tuple[list[list[str]], int]:
+        kernel, found = Kernel(), []
+        kernel._wire._sequence = 2**32 - 4
+        for count in range(4):
+            kernel.create_veth(f"a{count}", HOST_MAC, 0, "", "label", {}, f"b{count}", POD_MAC, None)
+            assert must(kernel.link(f"a{count}")).alias == "label"
+            found.append(sorted(link.name for link in kernel.links()))
+        return found, kernel._wire._sequence
+
+    found, sequence = inside(node, work)
+    assert found[-1] == [f"{end}{count}" for end in "ab" for count in range(4)] + ["lo"]
+    assert sequence < 100
