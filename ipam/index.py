@@ -54,7 +54,7 @@ class Index:
     """One folder. ``guard`` is held by whoever uses anything else of it; ``identity`` is that of the folder it is about."""
 
     def __init__(self, identity: tuple[int, int], sets: Sequence[RangeSet] = ()) -> None:
-        """``sets`` are what its addresses were last leased from, for who counts them."""
+        """``sets`` are what its addresses were last leased from, for who counts them; ``barren`` is ``Store.barren``'s."""
         self.guard = Lock()
         self.identity = identity
         self.known = Known()
