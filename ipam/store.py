@@ -31,18 +31,9 @@ if TYPE_CHECKING:
 LAST_RESERVED = "last_reserved_ip."
 ADDRESS_CHARACTERS = "0123456789abcdef.:"
 
-# Why a name cannot be read that is certainly not a lease of ours: it is gone, no regular file, or of another user. After all
-# else (a lack of descriptors, a failing disk) it may be anybody's.
-NO_LEASE = (
-    errno.ENOENT,
-    errno.EINVAL,
-    errno.EISDIR,
-    errno.ELOOP,
-    errno.ENXIO,
-    errno.ENODEV,
-    errno.EACCES,
-    errno.EPERM,
-)
+# Why a file cannot be read at this moment, which says nothing of the file: it may be anybody's lease. After all else (no regular
+# file, another user's, a disk that fails) it will not be read the next time either, and must not stop a whole network for ever.
+FOR_THE_MOMENT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EAGAIN, errno.EINTR)
 
 
 class Store(Protocol):
@@ -264,10 +255,10 @@ class DiskStore:
     def _heed(self, failed: dict[str, OSError]) -> None:
         """Go no further where a file that could not be read may be the very lease that is looked for."""
         for name, reason in failed.items():
-            if reason.errno not in NO_LEASE:
+            if reason.errno in FOR_THE_MOMENT:
                 raise TryAgain(
                     f"cannot read the lease {self._folder.path}/{name}: {reason.strerror}",
-                    "it may be this attachment's: repeat the call. If the file can never be read, remove it",
+                    "it may be this attachment's: repeat the call",
                 )
 
     def _note_unreadable(self, name: str, reason: OSError) -> None:
