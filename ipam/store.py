@@ -32,7 +32,7 @@ LAST_RESERVED = "last_reserved_ip."
 ADDRESS_CHARACTERS = "0123456789abcdef.:"
 
 # Why a file cannot be read at this moment, which says nothing of the file: it may be anybody's lease. After all else (no
-# regular file, another user's, a disk that fails) it will not be read the next time either, and must not stop a network for ever.
+# regular file, another user's, a disk that fails) it will not be read the next time either, and must not stop a network.
 FOR_THE_MOMENT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EAGAIN, errno.EINTR)
 
 
