@@ -44,7 +44,6 @@ class Wire:
         self._socket = netns.open_socket(fd, socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
         # Not by settimeout, which would have Python poll before each send and recv.
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _TIMEOUT)
-        self._socket.bind((0, 0))
         for option in (_CAP_ACK, _EXT_ACK, _STRICT):
             self._socket.setsockopt(_SOL_NETLINK, option, 1)
         self._sequence = 0

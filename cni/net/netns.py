@@ -105,13 +105,14 @@ def entered(fd: int | None) -> Iterator[None]:
 def write_sysctls(fd: int | None, values: tuple[tuple[str, str], ...], must: bool) -> None:
     """Write sysctls, named by their path below /proc/sys, in a namespace.
 
-    With ``must`` the first failure raises; without, a sysctl that this kernel lacks is passed over. The host's are read first,
-    because they mostly are as they should be; those of a sandbox's new interface never are, and each step takes 0.01 ms.
+    With ``must`` the first failure raises; without, a sysctl that this kernel lacks is passed over. Those that the host must
+    have are read first, because they mostly are as they should be; those of new interfaces never are, and each step takes
+    0.01 ms.
     """
     with entered(fd):
         for key, value in values:
             try:
-                if fd is not None or read_here(key) != value:
+                if fd is not None or not must or read_here(key) != value:
                     _write_here(key, value)
             except OSError as error:
                 if must and read_sysctl(None, key) != value:

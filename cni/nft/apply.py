@@ -134,12 +134,10 @@ class Nft:
     def chain(self, where: str, lately: bool = False) -> list[Object]:
         """The chain ``family table name`` with its rules; empty when it does not exist."""
         text = f"list chain {where}{_WITHOUT_ELEMENTS}"
-        with self._lock:
-            if self._kernel.find_chain(where) == ENOENT:
-                return []
-            if not where.startswith("inet "):  # of the reference, one for each attachment: nobody asks for it again
-                return self._read(text, elements=False)
-        return self._frame(text, lately)
+        if where.startswith("inet "):
+            return self._frame(text, lately, where)
+        with self._lock:  # of the reference, one for each attachment: nobody asks for it again
+            return self._look(text, where)
 
     def available(self) -> str:
         """Why nftables cannot be used here; empty when it can."""
@@ -161,7 +159,7 @@ class Nft:
                 return 1, "", strerror(change.errno)
         return self._command(text, json=False, elements=True)
 
-    def _frame(self, text: str, lately: bool) -> list[Object]:
+    def _frame(self, text: str, lately: bool, chain: str = "") -> list[Object]:
         """What a command tells that reads no elements."""
         with self._lock:
             self._heed(self._kernel.generation())
@@ -170,8 +168,14 @@ class Nft:
             if told is None or (told.others != self._others and not (lately and now - told.at < self.LATELY_S)):
                 if len(self._told) >= _TOLD_MAX:
                     self._told.clear()
-                told = self._told[text] = _Told(self._others, now, self._read(text, elements=False))
+                told = self._told[text] = _Told(self._others, now, self._look(text, chain))
             return told.objects
+
+    def _look(self, text: str, chain: str) -> list[Object]:
+        """What a command about a chain tells, or about all sets; the kernel says whether there is a chain in less time."""
+        if chain and self._kernel.find_chain(chain) == ENOENT:
+            return []
+        return self._read(text, elements=False)
 
     def _heed(self, generation: int | None, own: int = 0) -> None:
         """Note whether others have changed the ruleset since the last time; the last ``own`` generations of it are our own."""
