@@ -19,8 +19,6 @@ from hashlib import sha256
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
 MACHINE_ID = "/etc/machine-id"
 
-_said: dict[str, bytes] = {}
-
 
 def this_boot() -> str:
     """The mark of leases that are made now; empty when the kernel's boot id is hidden, and then no lease counts as old."""
@@ -37,16 +35,6 @@ def is_earlier(mark: str, now: str) -> bool:
 
 
 def _read(path: str) -> bytes:
-    """What a file says, which it says for as long as this process lives."""
-    if path in _said:
-        return _said[path]
-    found = _read_now(path)
-    if found:
-        _said[path] = found
-    return found
-
-
-def _read_now(path: str) -> bytes:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
