@@ -132,7 +132,7 @@ def test_a_second_agent_takes_over(site: Site) -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_told_to_stop(site: Site, pool: ThreadPoolExecutor, number: signal.Signals) -> None:
     """What runs is finished, what waits is declined at once and runs one-shot, and so does what comes later: nothing fails."""
-    theirs = Theirs(site, "sleep 1")
+    theirs = Theirs(site, "sleep 4")
     with Agent(site.node, "--workers", "1") as agent:
         runs = pool.submit(theirs.call, "ADD", container_id="runs", netns=site.node.pod("runs"))
         agent.until(lambda: theirs.log() != [], "the call did not begin")
