@@ -85,7 +85,7 @@ def agent(path: str, workers: int, any_mounts: bool, metrics: str | None, log_le
         raise click.ClickException("this needs root: it makes interfaces in the network namespaces of pods")
     try:
         sys.exit(life.run(path, workers, any_mounts, metrics, Journal(log_format, log_level)))
-    except ValueError as error:
+    except life.CannotStart as error:
         raise click.ClickException(str(error)) from error
 
 

@@ -35,10 +35,14 @@ SWITCH_S = 0.0005
 STOP_PATIENCE_S = 90.0
 
 
+class CannotStart(Exception):
+    """The agent cannot begin; the message says why."""
+
+
 def run(path: str, bound: int, any_mounts: bool, metrics: str | None, journal: Journal) -> int:
     """Serve calls at ``path``, or at systemd's socket, until SIGTERM or SIGINT; the exit status. ``bound`` calls are served at
-    a time, with ``any_mounts`` also those of other mount namespaces; ``metrics`` is an address for ``agent.scrape``. ValueError
-    says why the agent cannot start.
+    a time, with ``any_mounts`` also those of other mount namespaces; ``metrics`` is an address for ``agent.scrape``.
+    CannotStart when it cannot begin.
     """
     os.umask(0o022)
     os.chdir("/")
@@ -78,7 +82,7 @@ def _listen(path: str) -> listen.Listener:
     try:
         return listen.passed(os.environ) or listen.listen(path)
     except (OSError, ValueError) as error:
-        raise ValueError(f"cannot listen on {path}: {error}") from error
+        raise CannotStart(f"cannot listen on {path}: {error}") from error
 
 
 def _measure(address: str, workers: Workers, server: Server, journal: Journal) -> scrape.Exporter:
@@ -94,7 +98,10 @@ def _measure(address: str, workers: Workers, server: Server, journal: Journal) -
         census=indexed.census,
     )
     server.observers.append(metrics.observe)
-    return scrape.serve(address, metrics.registry)
+    try:
+        return scrape.serve(address, metrics.registry)
+    except ValueError as error:
+        raise CannotStart(str(error)) from error
 
 
 def warm_up() -> None:

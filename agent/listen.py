@@ -72,12 +72,14 @@ def take_path(sock: socket.socket, path: str, backlog: int) -> Inode:
     """Have a socket listen at a path, for its owner alone, in the place of another socket; what ``leave_path`` needs to know.
 
     A folder that is missing is made, for its owner alone. OSError when that is not possible, ValueError when something that is
-    no socket has the path, or others may write the folder: they could put a socket of their own there.
+    no socket has the path, or others own the folder or may write it: they could put a socket of their own there.
     """
     folder = os.path.dirname(path)
     os.makedirs(folder, mode=FOLDER_MODE, exist_ok=True)
-    mode = os.stat(folder).st_mode
-    if mode & (stat.S_IWGRP | stat.S_IWOTH) and not mode & stat.S_ISVTX:
+    seen = os.stat(folder)
+    if seen.st_uid not in (0, os.geteuid()):
+        raise ValueError(f"{folder} is user {seen.st_uid}'s, who could replace the socket: use a folder of root's")
+    if seen.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not seen.st_mode & stat.S_ISVTX:
         raise ValueError(f"others than its owner may write {folder}, and so replace the socket: chmod go-w {folder}")
     early = path + EARLY
     with _alone(path):

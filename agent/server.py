@@ -176,7 +176,9 @@ class Server:
                 sock, _ = self._listener.socket.accept()
             except BlockingIOError:
                 return
-            except OSError as error:  # no descriptor is left, or the client has gone
+            except OSError as error:
+                if error.errno not in _NO_ROOM:
+                    continue  # that client has gone
                 self._make_room(f"cannot accept: {error.strerror}")
                 return
             self._full = False

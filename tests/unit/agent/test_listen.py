@@ -153,6 +153,14 @@ def test_a_folder_that_others_may_write(path: str, mode: int, fits: bool) -> Non
     assert os.listdir(folder) == []
 
 
+@pytest.mark.root
+def test_a_folder_of_somebody_else(path: str) -> None:
+    os.mkdir(os.path.dirname(path))
+    os.chown(os.path.dirname(path), 65534, 65534)
+    with pytest.raises(ValueError, match="is user 65534's, who could replace the socket"):
+        listen.listen(path)
+
+
 def test_it_tells_whether_somebody_listened_there(path: str) -> None:
     with listen.listen(path).socket as first:
         second = listen.listen(path)
