@@ -74,12 +74,12 @@ def test_a_stale_socket(site: Site) -> None:
 def test_a_path_that_is_no_socket(site: Site, make: str) -> None:
     """It stays, and the agent says why it does not begin."""
     site.node.sh("mkdir /run/podwire; " + make.format(SOCKET))
-    before = os.lstat(site.node.path(SOCKET))
+    before = os.lstat(site.node.path(SOCKET))[:7]  # not its times: to follow a link is to read it
     done = begin(site)
     assert done.returncode == 1
     assert b"cannot listen on /run/podwire/cni.sock: /run/podwire/cni.sock is there and is no socket" in done.stderr
     assert b"Traceback" not in done.stderr
-    assert os.lstat(site.node.path(SOCKET)) == before
+    assert os.lstat(site.node.path(SOCKET))[:7] == before
     site.call("STATUS", STATUS).succeeded()
 
 

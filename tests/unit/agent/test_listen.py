@@ -110,10 +110,10 @@ def test_what_is_no_socket_stays(path: str, kind: str) -> None:
             file.write("kept")
     else:
         os.symlink("/etc/hostname", path)
-    before = os.lstat(path)
+    before = os.lstat(path)[:7]  # not its times: to follow a link is to read it
     with pytest.raises(ValueError, match="is there and is no socket"):
         listen.listen(path)
-    assert os.lstat(path) == before
+    assert os.lstat(path)[:7] == before
     assert os.listdir(os.path.dirname(path)) == ["cni.sock"]
 
 
