@@ -35,9 +35,6 @@ READ_PATIENCE_S = 10.0
 # How long a client may take to read an answer, and to print it and say so.
 ANSWER_PATIENCE = struct.pack("@ll", 10, 0)
 
-# How many connections are taken before frames are read again: those that come all the time must not keep others waiting.
-ACCEPT_AT_ONCE = 64
-
 # Why a call is not served: somebody who may not call or sends no call, a client of another release, another host's caller, one
 # whose paths may lead elsewhere.
 DECLINED = ("refused", "version", "namespace", "mounts")
@@ -85,7 +82,7 @@ class _Connection:
         """Take what has arrived; whether the frame is whole. FrameError, OtherVersion, OSError or _Silent when none will be."""
         while True:
             try:
-                data, ancillary, flags, _ = self.sock.recvmsg(_CHUNK, _ROOM, socket.MSG_CMSG_CLOEXEC)
+                data, ancillary, flags, _ = self.sock.recvmsg(_CHUNK, _ROOM, socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT)
             except BlockingIOError:
                 return False
             for level, kind, content in ancillary:
@@ -171,24 +168,24 @@ class Server:
             self._refuse(oldest, "the call did not arrive in time")
 
     def _accept(self) -> None:
-        for _ in range(ACCEPT_AT_ONCE):
-            try:
-                sock, _ = self._listener.socket.accept()
-            except BlockingIOError:
-                return
-            except OSError as error:
-                if error.errno not in _NO_ROOM:
-                    continue  # that client has gone
+        """Take one connection: where more wait, the selector says so at once. Each system call of this thread after it has
+        handed a call over takes the interpreter's lock away from the worker that is to begin.
+        """
+        try:
+            sock, _ = self._listener.socket.accept()
+        except BlockingIOError:
+            return
+        except OSError as error:
+            if error.errno in _NO_ROOM:
                 self._make_room(f"cannot accept: {error.strerror}")
-                return
-            self._full = False
-            sock.setblocking(False)
-            connection = _Connection(sock)
-            if connection.uid:
-                self._refuse(connection, f"calls are root's alone, this one is of user {connection.uid}")
-                continue
-            self._reading[connection] = None
-            self._read(connection)
+            return  # or that client has gone
+        self._full = False
+        connection = _Connection(sock)
+        if connection.uid:
+            self._refuse(connection, f"calls are root's alone, this one is of user {connection.uid}")
+            return
+        self._reading[connection] = None
+        self._read(connection)
 
     def _make_room(self, reason: str) -> None:
         """Give up the oldest of those that have not sent their call, which clients do at once; without one, calls will end."""
@@ -247,7 +244,6 @@ class Server:
     def _serve(self, connection: _Connection, call: frame.Call, env: dict[str, str], caller: Remote) -> None:
         began = time.perf_counter()
         sock = connection.sock
-        sock.setblocking(True)
         for patience in (socket.SO_SNDTIMEO, socket.SO_RCVTIMEO):
             sock.setsockopt(socket.SOL_SOCKET, patience, ANSWER_PATIENCE)
         if not _send(sock, frame.TAKEN_FRAME):
@@ -297,7 +293,10 @@ class Server:
 
     def _decline(self, connection: _Connection, reason: str) -> None:
         self._forget(connection)
-        _send(connection.sock, frame.encode_declined(reason))
+        try:
+            connection.sock.send(frame.encode_declined(reason), socket.MSG_DONTWAIT)
+        except OSError:
+            pass  # it has gone, or reads nothing
         connection.close()
 
 

@@ -275,6 +275,10 @@ class FakeKernel:
         if up is not None:
             self.namespace.switch(link, up)
 
+    def mac(self, name: str) -> str:
+        link = self.namespace.links.get(name)
+        return "" if link is None else link.mac
+
     def operstate(self, name: str) -> str:
         link = self.namespace.links.get(name)
         return "gone" if link is None else self.namespace.operstate(link)

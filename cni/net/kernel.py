@@ -87,6 +87,10 @@ class Kernel:
         message = self._told([["IFLA_IFNAME", name]], 0, f"cannot look up link {name}")
         return "gone" if message is None else operstate_of(message)
 
+    def mac(self, name: str) -> str:
+        """The hardware address of a link that is meant to be there; empty when it is not."""
+        return self._wire.mac(name)
+
     def addresses(self, ifname: str) -> tuple[Cidr, ...]:
         """A link's addresses in the kernel's order, link-local ones included; empty when there is no such link."""
         index = self._index(ifname, must=False)

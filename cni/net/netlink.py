@@ -5,13 +5,16 @@ Errors are KernelErrors that carry the kernel's own words where it gives some (e
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import struct
+from fcntl import ioctl
 from typing import Any, NamedTuple
 
 from cni.net import messages as m
 from cni.net import netns
+from cni.spec.conf import IFNAME_MAX_BYTES
 from cni.spec.errors import CNIError, KernelError, TryAgain
 
 _SOL_NETLINK, _CAP_ACK, _EXT_ACK, _STRICT = 270, 10, 11, 12
@@ -22,6 +25,10 @@ _DUMP_TRIES = 10
 # The kernel answers each request at once; a silent socket means something is badly wrong.
 _TIMEOUT_S = 20
 _TIMEOUT = struct.pack("@ll", _TIMEOUT_S, 0)  # struct timeval
+
+# struct ifreq, as an answer about Ethernet: the link's name, the kind of address, the hardware address.
+_SIOCGIFHWADDR = 0x8927
+_IFREQ = struct.Struct("=16s2x6s16x")
 
 
 class Request(NamedTuple):
@@ -77,6 +84,21 @@ class Wire:
             for answer in self._receive(words):
                 if answer.sequence == self._sequence:
                     return answer
+
+    def mac(self, name: str) -> str:
+        """A link's hardware address alone, in a tenth of the time that it takes to be told all; empty when there is none such.
+        Then the kernel also looks for a module of that name: ask about links that are meant to be there.
+        """
+        raw = name.encode("utf-8", "surrogateescape")
+        if len(raw) > IFNAME_MAX_BYTES:  # the kernel would cut it, and tell of another link
+            return ""
+        try:
+            told = ioctl(self._socket, _SIOCGIFHWADDR, _IFREQ.pack(raw, b""))
+        except OSError as error:
+            if error.errno == errno.ENODEV:
+                return ""
+            raise KernelError(f"cannot read the hardware address of {name}", error) from error
+        return str(_IFREQ.unpack(told)[1].hex(":"))
 
     def dump(self, kind: int, fields: dict[str, Any], attrs: list[Any], words: str) -> list[m.Message]:
         """All objects of a kind. An interrupted dump is repeated; one that never holds still is reported, not trusted."""

@@ -322,6 +322,15 @@ def test_flags_are_switched_one_by_one(lab: Lab) -> None:
     assert links is None or links["br0"]["address"] == "02:00:00:00:00:33"
 
 
+def test_the_hardware_address_alone(lab: Lab) -> None:
+    lab.root.create_bridge("fifteenletters1", 0, False)
+    told = lab.root.link("fifteenletters1")
+    assert told is not None and lab.root.mac("fifteenletters1") == told.mac != ""
+    lab.root.set_mac("fifteenletters1", HOST_MAC)
+    assert lab.root.mac("fifteenletters1") == HOST_MAC
+    assert lab.root.mac("nothing") == lab.root.mac("fifteenletters12") == lab.root.mac("br\udcff") == ""
+
+
 def test_changing_what_is_gone(lab: Lab) -> None:
     for change in (
         lambda: lab.root.set_link("nothing", up=True),

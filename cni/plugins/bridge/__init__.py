@@ -177,13 +177,11 @@ def plan_add(conf: Conf, call: Call, facts: Facts, lease: Result) -> tuple[Plan,
 
 def report(conf: Conf, result: Result, host: Host) -> Result:
     """The result with the hardware addresses of what attachments share."""
-    shared = {name: host.root.link(name) for name in {conf.bridge, conf.gateway_link}}
+    shared = {name: host.root.mac(name) for name in {conf.bridge, conf.gateway_link}}
     return msgspec.structs.replace(
         result,
         interfaces=tuple(
-            msgspec.structs.replace(entry, mac=link.mac)
-            if not entry.sandbox and (link := shared.get(entry.name)) is not None
-            else entry
+            msgspec.structs.replace(entry, mac=mac) if not entry.sandbox and (mac := shared.get(entry.name)) else entry
             for entry in result.interfaces
         ),
     )

@@ -41,6 +41,8 @@ def test_a_client_that_waits_gives_way_only_where_there_is_no_room(reason: int, 
     server = Server(Listener(door, "/nowhere", None), Workers(1), Journal(level="error", env={}))
     with ours, theirs:
         server._accept()
+        assert len(server._reading) == 1
+        server._accept()
         assert server.declined["refused"] == given_up
         assert len(server._reading) == 1 - given_up
     os.close(server._wake_read)
