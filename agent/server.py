@@ -138,6 +138,7 @@ class Server:
                 elif key.data in self._reading:  # not given up since
                     self._read(key.data)
             self._drop_late()
+            self._workers.see_to()
         self._workers.close()
         for connection in list(self._reading):
             self._decline(connection, "the agent is stopping")
@@ -160,7 +161,8 @@ class Server:
 
     def _patience(self) -> float | None:
         oldest = next(iter(self._reading), None)
-        return None if oldest is None else max(0.0, oldest.deadline - time.monotonic())
+        moments = [moment for moment in (oldest.deadline if oldest else None, self._workers.due()) if moment is not None]
+        return max(0.0, min(moments) - time.monotonic()) if moments else None
 
     def _drop_late(self) -> None:
         now = time.monotonic()
@@ -239,7 +241,7 @@ class Server:
                 connection.close()
             return netns.own_identity() == self._namespace  # a thread that could not come back from a sandbox is not used again
 
-        self._workers.submit(key, job)
+        self._workers.submit(key, job, computes=env.get("CNI_COMMAND") == "ADD")
 
     def _serve(self, connection: _Connection, call: frame.Call, env: dict[str, str], caller: Remote) -> None:
         began = time.perf_counter()

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from agent import frame
-from tests.agent.conftest import Site, serves
+from agent.workers import ABREAST
+from tests.agent.conftest import Site, bridge, serves
 from tests.agent.peer import Peer
 from tests.agent.test_order import Theirs
 from tests.harness import observe
@@ -48,6 +49,29 @@ def test_plugins_that_hang_end_with_their_clients(site: Site) -> None:
         told = [line.split()[:3] for line in theirs.log()]
         for name in pods:  # the one that was ended may hold an address: it gets its DEL, as the runtime's own comes later
             assert told.count(["begin", "DEL", name]) == told.count(["end", "DEL", name]) == 2
+        assert children(agent) == []
+        agent.unharmed()
+    assert site.links() == set()
+
+
+def test_plugins_that_hang_keep_no_other_call(site: Site) -> None:
+    """Though few ADDs are at work at a time: those that wait for a program do not count."""
+    theirs = Theirs(site, "[ $CNI_COMMAND != ADD ] || sleep 1000")
+    with Agent(site.node) as agent:
+        peers = []
+        for number in range(3 * ABREAST):
+            peer = Peer(site.node, agent)
+            name = f"hangs{number}"
+            peer.ask("ADD", theirs.config, netns=site.node.pod(name), container_id=name, path=theirs.path)
+            peers.append(peer)
+        agent.until(lambda: len(theirs.log()) == len(peers), "not all of them began")
+        pod = site.node.pod("pod")
+        for verb in ("ADD", "DEL"):
+            site.call(verb, bridge(), netns=pod, container_id="another").succeeded()
+        assert [call["verb"] for call in agent.calls()] == ["ADD", "DEL"]  # while those hang
+        for peer in peers:
+            peer.close()
+        agent.until(lambda: sum(call["verb"] == "ADD" for call in agent.calls()) == len(peers) + 1, "no lines", 5)
         assert children(agent) == []
         agent.unharmed()
     assert site.links() == set()

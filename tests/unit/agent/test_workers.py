@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from agent.workers import Workers
+from agent import workers as module
+from agent.workers import ABREAST, Workers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -96,6 +97,88 @@ def test_at_most_so_many_at_once(make: Callable[..., Workers]) -> None:
     assert workers.join(TOO_LONG_S)
     assert (workers.running, workers.waiting) == (0, 0)
     assert [job.wanted for job in jobs] == [[True]] * 6
+
+
+def computing(workers: Workers, count: int, **how: bool) -> list[Job]:
+    """Jobs that compute, given to the workers."""
+    jobs = [Job(**how) for _ in range(count)]
+    for number, job in enumerate(jobs):
+        workers.submit(number, job, computes=True)
+    return jobs
+
+
+def never(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However slow the machine is, no job counts as stalled."""
+    monkeypatch.setattr(module, "STALLED_S", 1e6)
+
+
+def test_few_compute_at_a_time(make: Callable[..., Workers], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others begin in their order, each in the thread of one that has ended; who does not compute need not wait."""
+    never(monkeypatch)
+    workers = make(32)
+    jobs = computing(workers, ABREAST + 5)
+    other = Job()
+    workers.submit("other", other)
+    assert other.begun.wait(TOO_LONG_S)
+    for first, second in zip(jobs, jobs[ABREAST:], strict=False):
+        assert first.begun.wait(TOO_LONG_S)
+        workers.see_to()
+        assert not second.begun.is_set()
+        assert workers.due() is not None
+        first.may_end.set()
+        assert second.begun.wait(TOO_LONG_S)
+    assert workers.due() is None
+    for job in [*jobs, other]:
+        job.may_end.set()
+    assert workers.join(TOO_LONG_S)
+    assert workers._threads == ABREAST + 1
+    assert len({job.thread for job in jobs}) == ABREAST
+
+
+def test_those_that_stall_keep_no_other(make: Callable[..., Workers], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor do they count any more, so that when they end at last no more than the usual number run."""
+    monkeypatch.setattr(module, "STALLED_S", 0.0)
+    workers = make(32)
+    jobs = computing(workers, 3 * ABREAST + 1)
+    stalled, later = jobs[:ABREAST], jobs[ABREAST:]
+    assert all(job.begun.wait(TOO_LONG_S) for job in stalled)
+    workers.see_to()
+    never(monkeypatch)
+    assert all(job.begun.wait(TOO_LONG_S) for job in later[:ABREAST])
+    for job in stalled:
+        job.may_end.set()
+    while workers.running > ABREAST:
+        assert not later[ABREAST].begun.wait(0.001)
+    assert not later[ABREAST].begun.wait(0.05)
+    for job in later:
+        job.may_end.set()
+    assert workers.join(TOO_LONG_S)
+    assert all(job.wanted == [True] for job in jobs)
+    assert workers._computing == 0
+
+
+def test_close_turns_away_what_is_held_back(make: Callable[..., Workers], monkeypatch: pytest.MonkeyPatch) -> None:
+    never(monkeypatch)
+    workers = make(32)
+    jobs = computing(workers, ABREAST + 3)
+    assert all(job.begun.wait(TOO_LONG_S) for job in jobs[:ABREAST])
+    workers.close()
+    for job in jobs[:ABREAST]:
+        job.may_end.set()
+    assert workers.join(TOO_LONG_S)
+    assert [job.wanted for job in jobs] == [[True]] * ABREAST + [[False]] * 3
+
+
+def test_spoiled_threads_leave_what_is_held_back_to_others(
+    make: Callable[..., Workers], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    never(monkeypatch)
+    workers = make(32)
+    jobs = computing(workers, 3 * ABREAST, usable=False)
+    for job in jobs:
+        job.may_end.set()
+    assert workers.join(TOO_LONG_S)
+    assert all(job.wanted == [True] for job in jobs)
 
 
 def test_one_key_one_at_a_time(make: Callable[..., Workers]) -> None:
