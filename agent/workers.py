@@ -142,11 +142,17 @@ class Workers:
             usable = self._do(self._take() or self._ready.get())
 
     def _take(self) -> _Work | None:
-        """A job that was held back, for a thread that has just ended one: to wake another thread for it takes time."""
+        """A job that was held back, for a thread that has just ended one: to wake another thread for it takes time. Where jobs
+        are ready, it is the last of those.
+        """
         with self._guard:
             work = self._release()
-            if work is not None:
-                self._queued += 1
+            if work is None:
+                return None
+            if self._queued:
+                self._make_ready(work)
+                return None
+            self._queued += 1
             return work
 
     def _turn_away(self) -> None:

@@ -135,6 +135,21 @@ def test_few_compute_at_a_time(make: Callable[..., Workers], monkeypatch: pytest
     assert len({job.thread for job in jobs}) == ABREAST
 
 
+@pytest.mark.parametrize("bound", [1, 2])
+def test_what_is_ready_is_not_overtaken(make: Callable[..., Workers], monkeypatch: pytest.MonkeyPatch, bound: int) -> None:
+    never(monkeypatch)
+    workers = make(bound)
+    jobs = computing(workers, 3 * ABREAST)
+    for first, second in zip(jobs, jobs[bound:], strict=False):
+        assert first.begun.wait(TOO_LONG_S)
+        assert not second.begun.is_set()
+        first.may_end.set()
+        assert second.begun.wait(TOO_LONG_S)
+    for job in jobs:
+        job.may_end.set()
+    assert workers.join(TOO_LONG_S)
+
+
 def test_those_that_stall_keep_no_other(make: Callable[..., Workers], monkeypatch: pytest.MonkeyPatch) -> None:
     """Nor do they count any more, so that when they end at last no more than the usual number run."""
     monkeypatch.setattr(module, "STALLED_S", 0.0)
