@@ -86,19 +86,20 @@ class Agent:
     ) -> None:
         self.node, self.socket = node, socket
         self._log = tempfile.TemporaryFile()  # noqa: SIM115
-        limited = () if files is None else ("prlimit", f"--nofile={files}")
+        # A shell has what it starts in the background ignore SIGINT, and so all that starts.
+        begin = ("env", "--default-signal=INT") + (() if files is None else ("prlimit", f"--nofile={files}"))
         program = (python(), "-c", PROGRAM, "agent", "--socket", socket, "--log-format", "json", *options)
         if any_mounts:  # scripted clients connect from outside of the node
             program += ("--any-mounts",)
         self.process = subprocess.Popen(
-            node.argv([*limited, *program]),
+            node.argv([*begin, *program]),
             stdin=subprocess.DEVNULL,
             stdout=self._log,
             stderr=self._log,
             env={"PATH": PATH, "PYTHONPATH": str(ROOT), "PYTHONFAULTHANDLER": "1", **(env or {})},
             cwd=folder,
         )
-        self.pid = self.process.pid  # nsenter and prlimit become the program
+        self.pid = self.process.pid  # nsenter, env and prlimit become the program
         if wait:
             try:
                 self.until(lambda: self.events("listening") != [], "it does not listen")
