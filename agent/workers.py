@@ -2,8 +2,8 @@
 
 A thread is started when a call finds none idle, up to the bound, and stays. Nothing here knows what a call is, but for this:
 some mostly wait for the kernel or for others, and some mostly compute. Of the latter few are at work at a time, because Python
-and the kernel's rtnetlink do one thing at a time: more of them only take turns, so that all end late, and spend a fifth of the
-time on taking turns.
+and the kernel's rtnetlink do one thing at a time: more of them only take turns, which takes a fifth of the
+time, and all end late.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 # Python reserves the stack of a thread's first run; plugin code is shallow.
 STACK = 512 << 10
 
-# How many jobs that compute are at work at a time; and for how long none of them may end before they count as waiting for
-# somebody, such as another vendor's program, and keep the next no longer.
+# How many jobs that compute are at work at a time; and for how long none of them may begin or end before they count as waiting
+# for somebody, such as another vendor's program, and keep the next no longer.
 ABREAST = 2
 STALLED_S = 0.02
 

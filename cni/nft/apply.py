@@ -81,7 +81,7 @@ _DETAILS_MAX = 600
 
 
 class _Told(NamedTuple):
-    """An answer: which ruleset of others it is about, and when it was last known to be so."""
+    """An answer: which ruleset of others it is about, and when it was asked for."""
 
     others: int
     at: float
@@ -94,8 +94,8 @@ class Nft:
     What ``sets`` and ``chain`` told is told again without asking the kernel as long as nobody else has changed the ruleset.
     That is known from its generation, which the kernel counts up with every transaction that changes anything: it tells which
     one a transaction of ours has made, and elements, which alone we send it directly, are no part of what was told. Who asks
-    for what was so ``lately`` is told it for LATELY_S without any question, also where others have changed the ruleset since: a
-    kube-proxy does with every pod that starts, and never changes what is ours.
+    for what was so ``lately`` is told it for LATELY_S also where others have changed the ruleset: a kube-proxy does with every
+    pod that starts, and never changes what is ours.
     """
 
     LATELY_S = 1.0
@@ -162,18 +162,14 @@ class Nft:
     def _frame(self, text: str, lately: bool, chain: str = "") -> list[Object]:
         """What a command tells that reads no elements."""
         with self._lock:
-            told, now = self._told.get(text), monotonic()
-            if lately and told is not None and now - told.at < self.LATELY_S:
-                return told.objects
             self._heed(self._kernel.generation())
-            if told is not None and told.others == self._others:
-                objects = told.objects
-            else:
-                objects = self._look(text, chain)
+            told = self._told.get(text)
+            now = monotonic()
+            if told is None or (told.others != self._others and not (lately and now - told.at < self.LATELY_S)):
                 if len(self._told) >= _TOLD_MAX:
                     self._told.clear()
-            self._told[text] = _Told(self._others, now, objects)
-            return objects
+                told = self._told[text] = _Told(self._others, now, self._look(text, chain))
+            return told.objects
 
     def _look(self, text: str, chain: str) -> list[Object]:
         """What a command about a chain tells, or about all sets; the kernel says whether there is a chain in less time."""
