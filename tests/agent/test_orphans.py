@@ -68,6 +68,7 @@ def test_plugins_that_hang_keep_no_other_call(site: Site) -> None:
         pod = site.node.pod("pod")
         for verb in ("ADD", "DEL"):
             site.call(verb, bridge(), netns=pod, container_id="another").succeeded()
+        agent.until(lambda: len(agent.calls()) == 2, "no lines")
         assert [call["verb"] for call in agent.calls()] == ["ADD", "DEL"]  # while those hang
         for peer in peers:
             peer.close()
