@@ -109,11 +109,13 @@ $(BUNDLE): $(STAMP) $(SHIM) $(CODE) $(wildcard packaging/*.py packaging/*.spec)
 
 shim: $(SHIM) ## build/shim/shim: the native client of the agent, in C
 
-# Static: it starts in a fraction of a millisecond, and runs on any distribution. Renamed at the end: tests may run the one there is.
+# Static: it runs on any distribution. With musl: a program of it that does nothing takes 0.1 ms, one of glibc 0.4, because glibc
+# asks the processor what it is before main, and in a virtual machine each such question is an exit to the hypervisor.
+# Renamed at the end: tests may run the one there is.
 $(SHIM): shim/shim.c
 	@packaging/deps.sh build
 	@mkdir -p $(@D)
-	gcc -std=c11 -static -O2 -Wall -Wextra -Wpedantic -Werror -Wconversion -Wshadow -o $@.$$$$ $< && mv $@.$$$$ $@
+	musl-gcc -std=c11 -static -O2 -Wall -Wextra -Wpedantic -Werror -Wconversion -Wshadow -o $@.$$$$ $< && mv $@.$$$$ $@
 
 install: $(BUNDLE) ## the plugins into CNI_BIN_DIR, the rest into PREFIX, units of the agent for systemd
 	$(INSTALLER) install $(dir $(BUNDLE))

@@ -18,7 +18,7 @@ python3-venv                .venv
 binutils                    objdump and strip, for PyInstaller
 libnftables1                nftables in process
 gcc                         the native client
-libc6-dev                   its C library, static
+musl-tools                  its C library, static
 ca-certificates             pip
 TXT
     # shared interpreter library that travels in the bundle
@@ -42,6 +42,7 @@ iputils-ping                ping through what was wired
 procps                      sysctl, ps
 mount                       private mounts of test nodes
 util-linux                  unshare, nsenter
+libc6-dev                   the native client with sanitizers, which musl has not
 conntrack                   connection tracking entries that DEL must drop
 systemd                     runs the agent's units in tests
 containernetworking-plugins the Go reference plugins, in /usr/lib/cni

@@ -579,11 +579,11 @@ static bool send_call(int agent, const int *descriptors, size_t count)
     } control = {.bytes = {0}};
     struct iovec rest = {.iov_base = call, .iov_len = call_size};
     struct msghdr message = {.msg_iov = &rest, .msg_iovlen = 1, .msg_control = control.bytes};
-    message.msg_controllen = CMSG_SPACE(count * sizeof(int));
+    message.msg_controllen = (socklen_t)CMSG_SPACE(count * sizeof(int));
     struct cmsghdr *attached = CMSG_FIRSTHDR(&message);
     attached->cmsg_level = SOL_SOCKET;
     attached->cmsg_type = SCM_RIGHTS;
-    attached->cmsg_len = CMSG_LEN(count * sizeof(int));
+    attached->cmsg_len = (socklen_t)CMSG_LEN(count * sizeof(int));
     memcpy(CMSG_DATA(attached), descriptors, count * sizeof(int));
 
     while (rest.iov_len > 0) {
