@@ -25,16 +25,6 @@ def interface(prev: Result, ifname: str) -> Interface | None:
     return next((entry for entry in prev.interfaces if entry.name == ifname and entry.sandbox), None)
 
 
-def sandbox(prev: Result, ifname: str) -> str:
-    """The sandbox that prevResult has the interface in; empty when it lists none.
-
-    A caller compares namespaces, not texts: a runtime may name the same one by another path than at ADD (a symbolic link,
-    /var/run for /run), where the reference fails.
-    """
-    entry = interface(prev, ifname)
-    return entry.sandbox if entry is not None else ""
-
-
 def own(prev: Result, ifname: str) -> Result:
     """prevResult with the addresses of this interface only: those on others are a later plugin's business."""
     return msgspec.structs.replace(prev, ips=tuple(ip for ip in prev.ips if _is_of(prev, ip.interface, ifname)))

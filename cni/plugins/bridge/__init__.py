@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from cni.net import gateway, verify, vlans
+from cni.net import gateway, verify, veth, vlans
 from cni.net.configure import check_mtu, default_routes, plan_interface
 from cni.net.facts import Link, RouteSeen, Vlan
 from cni.net.ops import (
@@ -24,7 +24,6 @@ from cni.net.ops import (
     CreateBridge,
     CreateVeth,
     CreateVlanGateway,
-    DeleteLink,
     PinMac,
     Plan,
     SetLink,
@@ -33,11 +32,12 @@ from cni.net.ops import (
 )
 from cni.nft import masquerade, spoof
 from cni.nft.ops import Unread, attempt
-from cni.plugins.bridge.conf import Conf, container_mac, parse, possible_macs
+from cni.plugins.bridge.conf import Conf, parse
+from cni.spec import mac
 from cni.spec.addresses import Cidr, is_v6
 from cni.spec.conf import Dns
 from cni.spec.errors import CNIError, ConfigError, LimitedConnectivity, NotAvailable
-from cni.spec.owner import PREFIX, Owner, of_network
+from cni.spec.owner import Owner, of_network
 from cni.spec.result import Interface, Result
 
 if TYPE_CHECKING:
@@ -65,13 +65,10 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     gateway_accept_ra: str = ""
     gateway_link: Link | None = None
     gateway_addresses: tuple[Cidr, ...] = ()
-    container: Link | None = None
-    container_addresses: tuple[Cidr, ...] = ()
+    ends: veth.Ends = veth.Ends()
     container_routes: tuple[RouteSeen, ...] = ()
-    host_veth: Link | None = None
     port_vlans: tuple[Vlan, ...] = ()
     forwarding: tuple[bool, ...] = ()
-    same_sandbox: bool = True
     masquerade: masquerade.Facts
     spoof: spoof.Facts
     unread: tuple[Unread, ...] = ()
@@ -79,35 +76,27 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
 
 def look(conf: Conf, call: Call, host: Host, known: Result | None) -> Facts:
     """The bridge, the attachment's two ends and its packet rules. ``known`` is the lease or prevResult."""
-    container, addresses, host_veth = _ends(call, host) if call.verb != "ADD" else (None, (), None)
-    ips = [ip.address for ip in known.ips] if known is not None else []
-    if call.verb == "DEL":  # what is really there too: prevResult may be missing, or of an earlier attachment of the name
-        ips += [address for address in addresses if not address.ip.is_link_local]
-    pod_addresses = tuple(dict.fromkeys(ips))
+    ends = veth.look(call, host, known)
+    pod_addresses = veth.addresses(call, ends, known)
+    own_mac = ends.container.mac if ends.container is not None else ""
+    macs = mac.possible(conf.args, conf.runtime_config, call, own_mac, known)
 
     def of_masquerade() -> masquerade.Facts:
         return masquerade.look(host, call.owner, pod_addresses, conf.ip_masq, conf.backend, call.verb)
 
     def of_spoof() -> spoof.Facts:
-        return spoof.look(host, call.owner, conf.macspoofchk, call.verb, possible_macs(conf, call, container, known))
+        return spoof.look(host, call.owner, conf.macspoofchk, call.verb, macs)
 
     if call.verb == "DEL":
         masqueraded, unread = attempt(of_masquerade, masquerade.Facts(), conf.ip_masq, call.notes)
         checked, unread_too = attempt(of_spoof, spoof.Facts(), conf.macspoofchk, call.notes)
         return Facts(
-            container=container,
-            host_veth=host_veth,
+            ends=ends,
             masquerade=masqueraded,
             spoof=checked,
             unread=tuple(dict.fromkeys(unread + unread_too)),
         )
-    seen = Facts(
-        container=container,
-        container_addresses=addresses,
-        host_veth=host_veth,
-        masquerade=of_masquerade(),
-        spoof=of_spoof(),
-    )
+    seen = Facts(ends=ends, masquerade=of_masquerade(), spoof=of_spoof())
     bridge = host.root.link(conf.bridge)
     link = bridge if conf.gateway_link == conf.bridge else host.root.link(conf.gateway_link)
     checking = call.verb == "CHECK"
@@ -120,26 +109,9 @@ def look(conf: Conf, call: Call, host: Host, known: Result | None) -> Facts:
         gateway_link=link,
         gateway_addresses=host.root.addresses(conf.gateway_link) if conf.gateway and link is not None else (),
         container_routes=host.sandbox.routes(call.ifname) if checking and host.sandbox is not None else (),
-        port_vlans=host.root.vlans(host_veth.name) if checking and conf.filters_vlans and host_veth is not None else (),
-        same_sandbox=not checking or known is None or _is_same(verify.sandbox(known, call.ifname), call, host),
+        port_vlans=host.root.vlans(ends.host.name) if checking and conf.filters_vlans and ends.host is not None else (),
         forwarding=tuple(host.sysctl(HOST, FORWARDING[v6]) == "1" for v6 in (False, True)) if checking else (),
     )
-
-
-def _is_same(sandbox: str, call: Call, host: Host) -> bool:
-    """Whether a path that prevResult names leads to the call's sandbox."""
-    return sandbox == call.netns or host.is_sandbox(sandbox)
-
-
-def _ends(call: Call, host: Host) -> tuple[Link | None, tuple[Cidr, ...], Link | None]:
-    """The attachment's interface, its addresses, and the host's end. An ADD has been refused where they are."""
-    sandbox = host.sandbox
-    container = sandbox.link(call.ifname) if sandbox is not None else None
-    addresses = sandbox.addresses(call.ifname) if sandbox is not None and container is not None else ()
-    host_veth = host.root.link(call.owner.host_veth)
-    if (host_veth is None or host_veth.alias != call.owner.label) and container is not None and container.peer_elsewhere:
-        host_veth = host.root.link_at(container.peer_index)  # made by another suite, or renamed
-    return container, addresses, host_veth
 
 
 def plan_add(conf: Conf, call: Call, facts: Facts, lease: Result) -> tuple[Plan, Result]:
@@ -178,38 +150,16 @@ def plan_add(conf: Conf, call: Call, facts: Facts, lease: Result) -> tuple[Plan,
 def report(conf: Conf, result: Result, host: Host) -> Result:
     """The result with the hardware addresses of what attachments share."""
     shared = {name: host.root.mac(name) for name in {conf.bridge, conf.gateway_link}}
-    return msgspec.structs.replace(
-        result,
-        interfaces=tuple(
-            msgspec.structs.replace(entry, mac=mac) if not entry.sandbox and (mac := shared.get(entry.name)) else entry
-            for entry in result.interfaces
-        ),
+    interfaces = tuple(
+        msgspec.structs.replace(entry, mac=told) if not entry.sandbox and (told := shared.get(entry.name)) else entry
+        for entry in result.interfaces
     )
+    return msgspec.structs.replace(result, interfaces=interfaces)
 
 
 def plan_del(conf: Conf, call: Call, facts: Facts) -> Plan:
-    """Remove the attachment: its link (both ends go together), then its packet rules.
-
-    An interface of the name that is no veth, or that is another attachment's, is not ours to delete: a runtime also calls DEL
-    after an ADD that failed because the name was taken.
-    """
-    plan: Plan = []
-    container, host_veth = facts.container, facts.host_veth
-    peers = (
-        host_veth is not None
-        and container is not None
-        and container.peer_elsewhere  # an index alone may be of a link beside it
-        and container.peer_index == host_veth.index
-    )
-    stays = container is not None and not peers
-    if host_veth is not None and host_veth.alias == call.owner.label:
-        plan.append(DeleteLink(side=HOST, name=host_veth.name))
-    elif host_veth is not None and peers and not host_veth.alias.startswith(PREFIX + "/"):
-        plan.append(DeleteLink(side=SANDBOX, name=call.ifname))
-    else:
-        stays = container is not None
-    if stays:
-        call.notes.append(f"interface {call.ifname} in the sandbox is not of this attachment and stays")
+    """Remove the attachment: its link, then its packet rules."""
+    plan = veth.plan_del(call, facts.ends)
     plan += masquerade.plan_del(call.owner, facts.masquerade)
     plan += spoof.plan_del(call.owner, facts.spoof)
     return [*plan, *facts.unread]
@@ -217,38 +167,26 @@ def plan_del(conf: Conf, call: Call, facts: Facts) -> Plan:
 
 def check(conf: Conf, call: Call, facts: Facts, prev: Result) -> list[str]:
     """Everything that ADD set up and that can be seen, a line for each thing that is not so any more."""
-    wanted = verify.interface(prev, call.ifname)
-    problems = [] if wanted is not None else [f"prevResult lists no interface {call.ifname} in a sandbox"]
-    if wanted is not None and not facts.same_sandbox:
-        problems.append(f"prevResult has {call.ifname} in sandbox {wanted.sandbox!r}, which is not {call.netns!r}")
     own = verify.own(prev, call.ifname)
-    container = facts.container
-    if conf.disable_container_interface and container is not None:
-        container = msgspec.structs.replace(container, up=True)
-    problems += verify.link(container, call.ifname, "veth", wanted, conf.mtu)
+    ends = facts.ends
+    problems = veth.check(call, ends, prev, conf.mtu, may_be_down=conf.disable_container_interface)
     problems += _check_bridge(conf, facts)
     problems += _check_port(conf, facts)
-    if facts.container is not None:
-        problems += verify.addresses(own, call.ifname, facts.container_addresses)
+    if ends.container is not None:
         problems += verify.route_problems(own, call.ifname, facts.container_routes)
     if conf.gateway:
         problems += _check_gateway(conf, facts, own)
     addresses = tuple(ip.address for ip in own.ips)
     if conf.ip_masq and conf.ipam.type:
         problems += masquerade.check(call.owner, addresses, conf.backend, facts.masquerade)
-    if conf.macspoofchk and facts.host_veth is not None and facts.container is not None:
-        problems += spoof.check(call.owner, facts.host_veth.name, facts.container.mac, facts.spoof)
+    if conf.macspoofchk and ends.host is not None and ends.container is not None:
+        problems += spoof.check(call.owner, ends.host.name, ends.container.mac, facts.spoof)
     return problems
 
 
 def plan_gc(conf: Conf, call: Call, keep: frozenset[Owner], host: Host) -> Plan:
     """Delete the links and packet rules of this network whose attachments are not in use any more."""
-    labels = {owner.label for owner in keep}
-    plan: Plan = [
-        DeleteLink(side=HOST, name=link.name)
-        for link in host.root.links()
-        if of_network(link.alias, call.network) and link.alias not in labels
-    ]
+    plan = veth.plan_gc(call.network, keep, host)
     looks: list[tuple[Callable[..., Plan], bool]] = [(masquerade.plan_gc, conf.ip_masq), (spoof.plan_gc, conf.macspoofchk)]
     for look_gc, wanted in looks:
         nothing: Plan = []
@@ -278,7 +216,7 @@ def _result(conf: Conf, call: Call, lease: Result) -> Result:
     interfaces = [
         Interface(name=conf.bridge),
         Interface(name=call.owner.host_veth, mac=call.owner.mac("host"), mtu=conf.mtu),
-        Interface(name=call.ifname, mac=container_mac(conf, call), mtu=conf.mtu, sandbox=call.netns),
+        Interface(name=call.ifname, mac=mac.chosen(conf.args, conf.runtime_config, call), mtu=conf.mtu, sandbox=call.netns),
     ]
     if conf.vlan and conf.gateway:
         interfaces.append(Interface(name=conf.gateway_link))
@@ -372,7 +310,7 @@ def _check_bridge(conf: Conf, facts: Facts) -> list[str]:
 
 
 def _check_port(conf: Conf, facts: Facts) -> list[str]:
-    port = facts.host_veth
+    port = facts.ends.host
     if port is None:
         return ["the host's end of the veth is gone"]
     problems = []

@@ -2,47 +2,21 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated
 
-import msgspec
 from msgspec import Meta
 
 from cni.net import vlans
 from cni.net.vlans import Trunk
-from cni.spec.addresses import Mac, parse_mac
+from cni.spec import mac
 from cni.spec.conf import Ipam, NetConf, check_ifname, check_new_ifname, read
-from cni.spec.errors import ConfigError, EnvError
+from cni.spec.errors import ConfigError
+from cni.spec.mac import Args, RuntimeConfig
 
 if TYPE_CHECKING:
-    from cni.net.facts import Link
     from cni.spec.call import Call
-    from cni.spec.result import Result
 
 MTU_RANGE = range(68, 65536)
-
-
-class CniArgs(msgspec.Struct, frozen=True):
-    """``args.cni`` as far as bridge reads it."""
-
-    OPEN: ClassVar[bool] = True
-    mac: Mac | None = None
-
-
-class Args(msgspec.Struct, frozen=True):
-    """``args``: what an orchestrator passes along (CNI conventions)."""
-
-    OPEN: ClassVar[bool] = True
-    cni: Annotated[CniArgs, Meta(description="What the CNI conventions define; other plugins find their own keys here.")] = (
-        CniArgs()
-    )
-
-
-class RuntimeConfig(msgspec.Struct, frozen=True):
-    """``runtimeConfig`` as far as bridge reads it; the capability is ``mac``."""
-
-    OPEN: ClassVar[bool] = True
-    mac: Mac | None = None
 
 
 class Conf(NetConf, frozen=True, kw_only=True, rename="camel"):
@@ -129,7 +103,7 @@ def parse(call: Call) -> Conf:
     conf = read(call, Conf)
     if call.verb not in ("DEL", "GC"):
         _validate(conf)
-        container_mac(conf, call)
+        mac.chosen(conf.args, conf.runtime_config, call)
     return conf
 
 
@@ -146,35 +120,3 @@ def _validate(conf: Conf) -> None:
     vlans.validate(conf.vlan, conf.vlan_trunk or ())
     if conf.vlan and conf.gateway:
         check_ifname(conf.gateway_link, "the VLAN gateway's interface name, made of 'bridge' and 'vlan',", ConfigError)
-
-
-def container_mac(conf: Conf, call: Call) -> str:
-    """The container's hardware address: runtimeConfig before args before CNI_ARGS, else one that follows from the
-    attachment.
-    """
-    given = conf.runtime_config.mac or conf.args.cni.mac
-    if given:
-        return str(given)
-    if call.args.get("MAC"):
-        try:
-            return str(parse_mac(call.args["MAC"]))
-        except ValueError as error:
-            raise EnvError(f"invalid MAC in CNI_ARGS: {error}") from error
-    return call.owner.mac("container")
-
-
-def possible_macs(conf: Conf, call: Call, container: Link | None, known: Result | None) -> tuple[str, ...]:
-    """Every hardware address that the pod may have been given; none when nobody knows what ADD chose.
-
-    prevResult is only a hint here: what is no address in it is left out.
-    """
-    told = [entry.mac for entry in (known.interfaces if known is not None else ()) if entry.sandbox]
-    told += [container.mac] if container is not None else []
-    if not told:
-        return ()
-    told += [str(conf.runtime_config.mac or ""), str(conf.args.cni.mac or ""), call.args.get("MAC", "")]
-    macs = [call.owner.mac("container")]
-    for text in told:
-        with suppress(ValueError):
-            macs.append(str(parse_mac(text)))
-    return tuple(dict.fromkeys(macs))
