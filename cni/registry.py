@@ -5,4 +5,5 @@ from __future__ import annotations
 PLUGINS = {
     "bridge": "cni.plugins.bridge",
     "loopback": "cni.plugins.loopback",
+    "ptp": "cni.plugins.ptp",
 }

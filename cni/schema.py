@@ -13,8 +13,9 @@ from typing import Any
 
 import msgspec
 
+from cni.net.configure import MTU_RANGE
 from cni.net.vlans import VID_MAX
-from cni.plugins.bridge.conf import MTU_RANGE
+from cni.nft.masquerade import BACKENDS
 from cni.registry import PLUGINS
 from cni.spec import versions
 from cni.spec.addresses import Cidr, Ip, Mac
@@ -95,10 +96,12 @@ COMMON: dict[str, Json] = {
 # A subnet that has room for addresses to lease.
 _SUBNET = {"pattern": _cidr(("[0-9]|[12][0-9]|30", "[0-9]|[1-9][0-9]|1[01][0-9]|12[0-6]"))}
 
+_MTU = {"anyOf": [{"const": 0}, {"minimum": MTU_RANGE.start, "maximum": MTU_RANGE.stop - 1}]}
+
 # What the types of a record cannot say, by the plugin and the path of the key. The plugins check the same when they parse.
 NARROWER: dict[tuple[str, str], Json] = {
-    ("bridge", "ipMasqBackend"): {"enum": ["", "nftables", "iptables"]},
-    ("bridge", "mtu"): {"anyOf": [{"const": 0}, {"minimum": MTU_RANGE.start, "maximum": MTU_RANGE.stop - 1}]},
+    **{(plugin, "ipMasqBackend"): {"enum": ["", *BACKENDS]} for plugin in ("bridge", "ptp")},
+    **{(plugin, "mtu"): _MTU for plugin in ("bridge", "ptp")},
     ("bridge", "vlan"): {"minimum": 0, "maximum": VID_MAX},
     ("bridge", "vlanTrunk[].minID"): {"minimum": 1, "maximum": VID_MAX},
     ("bridge", "vlanTrunk[].maxID"): {"minimum": 1, "maximum": VID_MAX},

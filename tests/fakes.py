@@ -23,7 +23,7 @@ from cni.net.facts import Link, RouteSeen, Vlan
 from cni.net.ops import Side
 from cni.nft.apply import Busy, Exists, NftError, NotFound
 from cni.nft.iptables import IptablesError
-from cni.spec.addresses import Cidr, is_v6
+from cni.spec.addresses import Cidr, Ip, is_v6
 from cni.spec.errors import EnvError, KernelError, UnknownSandbox, UnsupportedField
 
 if TYPE_CHECKING:
@@ -72,6 +72,7 @@ class FakeLink(msgspec.Struct, eq=False):
     isolated: bool = False
     vlans: list[Vlan] = []
     addresses: list[Cidr] = []
+    alone: list[Cidr] = []  # those without a route to their subnet
     routes: list[RouteSeen] = []
 
 
@@ -119,7 +120,7 @@ class Namespace:
 
     def connect(self, link: FakeLink, address: Cidr) -> None:
         """The route to an address's own subnet, which the kernel adds."""
-        if link.up and link.name != "lo" and (is_v6(address) or address.network.prefixlen < 32):
+        if link.up and link.name != "lo" and address not in link.alone and (is_v6(address) or address.network.prefixlen < 32):
             scope, priority = (UNIVERSE, 256) if is_v6(address) else (LINK_SCOPE, 0)
             dst = ip_interface(address.network)
             link.routes.append(RouteSeen(dst=dst, table=MAIN, scope=scope, priority=priority, protocol=KERNEL))
@@ -165,7 +166,7 @@ class Namespace:
                 told.append(f"peer {link.peer[0].name}:{link.peer[1].name}")
             yield " ".join(part for part in told if part)
             yield from (f"  vlan {vlan.vid}{' pvid' * vlan.pvid}{' untagged' * vlan.untagged}" for vlan in link.vlans)
-            yield from sorted(f"  address {address}" for address in link.addresses)
+            yield from sorted(f"  address {address}{' alone' * (address in link.alone)}" for address in link.addresses)
             yield from (
                 f"  route {route.dst.network} via {route.gw} table {route.table} scope {route.scope}"
                 f" metric {route.priority} proto {route.protocol}"
@@ -300,7 +301,7 @@ class FakeKernel:
             link.peer[0].drop(link.peer[1])
         return True
 
-    def add_address(self, ifname: str, address: Cidr, dad: bool = False) -> bool:
+    def add_address(self, ifname: str, address: Cidr, dad: bool = False, subnet: bool = True) -> bool:
         link = self._must(ifname)
         same = [present for present in link.addresses if present.ip == address.ip]
         if address in same or (same and is_v6(address)):
@@ -308,6 +309,7 @@ class FakeKernel:
         if is_v6(address) and self.namespace.sysctls[f"net/ipv6/conf/{ifname}/disable_ipv6"] != "0":
             raise refused(f"cannot add address {address} to {ifname}", errno.EACCES, "IPv6 is disabled on this device")
         link.addresses.append(address)
+        link.alone += [] if subnet else [address]
         self.namespace.connect(link, address)
         return True
 
@@ -316,10 +318,11 @@ class FakeKernel:
         if link is None or address not in link.addresses:
             return False
         link.addresses.remove(address)
+        link.alone = [other for other in link.alone if other != address]
         link.routes = [route for route in link.routes if (route.dst.network, route.protocol) != (address.network, KERNEL)]
         return True
 
-    def add_route(self, ifname: str, route: Route) -> bool:
+    def add_route(self, ifname: str, route: Route, source: Ip | None = None) -> bool:
         via = f" via {route.gw}" if route.gw is not None else ""
         words = f"cannot add route {route.dst}{via} through {ifname}"
         link = self._must(ifname)
@@ -337,6 +340,10 @@ class FakeKernel:
                 )
         elif not link.up:
             raise refused(words, errno.ENETDOWN, "" if v6 else "Device for nexthop is not up")
+        if source is not None and all(
+            source != address.ip for near in self.namespace.links.values() for address in near.addresses
+        ):
+            raise refused(words, errno.EINVAL, "" if v6 else "Invalid prefsrc address")
         dst = ip_interface(route.dst.network)
         new = RouteSeen(dst=dst, gw=route.gw, table=table, scope=scope, priority=priority, protocol=STATIC)
         if new in link.routes:

@@ -4,31 +4,53 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cni.net.ops import SANDBOX, AddAddress, AddRoute, AwaitDad, Plan, SetLink, SetSysctls
-from cni.spec.addresses import Cidr, Ip, is_v6
+from cni.net.ops import HOST, SANDBOX, AddAddress, AddRoute, AwaitDad, Plan, SetLink, SetSysctls
+from cni.spec.addresses import Cidr, Ip, is_v6, parse_cidr, single
 from cni.spec.errors import ConfigError
 from cni.spec.result import SCOPE_LINK, Result, Route
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+MTU_RANGE = range(68, 65536)
 IPV6_MIN_MTU = 1280
 
+FORWARDING = {False: "net/ipv4/ip_forward", True: "net/ipv6/conf/all/forwarding"}
 
-def plan_interface(ifname: str, lease: Result, dad: bool) -> Plan:
-    """Give ``ifname`` the lease's addresses and routes and bring it up.
+
+def plan_interface(ifname: str, lease: Result, dad: bool, subnets: bool = True) -> Plan:
+    """Give ``ifname`` the lease's addresses and routes and bring it up. Without ``subnets`` only the gateways are on its link,
+    and the subnets' other addresses behind them.
 
     Duplicate address detection is off on interfaces of ours (unless ``dad``): the allocator hands every address out once,
     and the one to two seconds that detection takes would be the longest part of a pod's start (P#680, P#52).
     """
     addresses = [ip.address for ip in lease.ips]
     plan: Plan = _sysctls(ifname, any(map(is_v6, addresses)), dad)
-    plan += [AddAddress(side=SANDBOX, ifname=ifname, address=address, dad=dad) for address in addresses]
+    plan += [AddAddress(side=SANDBOX, ifname=ifname, address=address, dad=dad, subnet=subnets) for address in addresses]
     plan.append(SetLink(side=SANDBOX, name=ifname, up=True))
     if dad and any(map(is_v6, addresses)):
         plan.append(AwaitDad(ifname=ifname))
+    if not subnets:
+        plan += [AddRoute(side=SANDBOX, ifname=ifname, route=way, source=source) for way, source in gateway_routes(lease)]
     plan += [AddRoute(side=SANDBOX, ifname=ifname, route=route) for route in routes(lease)]
     return plan
+
+
+def gateway_routes(lease: Result) -> list[tuple[Route, Ip]]:
+    """The way to each address's gateway and through it to the rest of the subnet, with the address it is sent from.
+
+    A subnet of one address has no rest; of equal routes the first address's is enough.
+    """
+    found: dict[Route, Ip] = {}
+    for ip in lease.ips:
+        if ip.gateway is None:
+            continue
+        found.setdefault(Route(single(ip.gateway), scope=SCOPE_LINK), ip.address.ip)
+        subnet = ip.address.network
+        if subnet.prefixlen < subnet.max_prefixlen:
+            found.setdefault(Route(parse_cidr(str(subnet)), ip.gateway), ip.address.ip)
+    return list(found.items())
 
 
 def routes(lease: Result) -> list[Route]:
@@ -70,6 +92,23 @@ def default_routes(lease: Result) -> tuple[Route, ...]:
             old = bare.pop(v6, None) or Route(_default(v6))
             kept.append(Route(old.dst, gateway, old.mtu, old.advmss, old.priority, old.table, old.scope))
     return (*kept, *bare.values())
+
+
+def plan_forwarding(families: Iterable[bool]) -> Plan:
+    """Have the host forward packets of these families; True is IPv6. Never taken back: others may count on it by then."""
+    values = tuple((FORWARDING[v6], "1") for v6 in sorted(set(families)))
+    return [SetSysctls(side=HOST, values=values, must=True)] if values else []
+
+
+def forwarding_problems(families: Iterable[bool], forwarding: tuple[bool, ...]) -> list[str]:
+    """A line for each family that is not forwarded; ``forwarding`` says so for IPv4 and for IPv6."""
+    return [f"forwarding is off: {FORWARDING[v6]} is not 1" for v6 in sorted(set(families)) if not forwarding[int(v6)]]
+
+
+def validate_mtu(mtu: int) -> None:
+    """ConfigError for an MTU that no link can have; 0 is the kernel's default."""
+    if mtu and mtu not in MTU_RANGE:
+        raise ConfigError(f"invalid mtu {mtu}: expected {MTU_RANGE.start} to {MTU_RANGE.stop - 1}")
 
 
 def check_mtu(mtu: int, addresses: Iterable[Cidr]) -> str:

@@ -17,14 +17,18 @@ def with_gateways(ips: Sequence[AssignedIp], interface: int, wanted: bool) -> tu
     """The lease's addresses as the result lists them: on ``interface``, with the first address of the subnet as the gateway
     where one is ``wanted`` and the lease names none.
 
-    ConfigError for a gateway of the other family, and for the unspecified address.
+    ConfigError for a gateway of the other family, for the unspecified address, and for a wanted gateway that is the pod itself.
     """
     for ip in ips:
         if ip.address.ip.is_unspecified:  # the kernel takes 0.0.0.0, and sets nothing
             raise ConfigError(f"{ip.address} is no address for an interface")
         if ip.gateway is not None and is_v6(ip.gateway) != is_v6(ip.address):
             raise ConfigError(f"gateway {ip.gateway} of address {ip.address} is of the other family")
-    return tuple(AssignedIp(ip.address, ip.gateway or (_first_of(ip.address) if wanted else None), interface) for ip in ips)
+    complete = tuple(AssignedIp(ip.address, ip.gateway or (_first_of(ip.address) if wanted else None), interface) for ip in ips)
+    for ip in complete:
+        if wanted and ip.gateway == ip.address.ip:
+            raise ConfigError(f"address {ip.address} is its own gateway", "have IPAM give another address, or another gateway")
+    return complete
 
 
 def gateway_cidrs(result: Result) -> list[Cidr]:
@@ -67,7 +71,7 @@ def _first_of(address: Cidr) -> Ip:
     network = address.network
     if network.num_addresses < 4:
         raise ConfigError(
-            f"isGateway needs a gateway for {address}, and its subnet has no room for one",
+            f"there is no gateway for {address}, and its subnet has no room for one",
             "have IPAM give a gateway, or use a subnet of at least four addresses",
         )
     return network.network_address + 1

@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from ipaddress import IPv4Network
 
     from cni.net.facts import Link, RouteSeen, Vlan
-    from cni.spec.addresses import Cidr
+    from cni.spec.addresses import Cidr, Ip
     from cni.spec.result import Route
 
-IFA_F_NODAD, IFA_F_DADFAILED, IFA_F_TENTATIVE = 0x02, 0x08, 0x40
+IFA_F_NODAD, IFA_F_DADFAILED, IFA_F_TENTATIVE, IFA_F_NOPREFIXROUTE = 0x02, 0x08, 0x40, 0x200
 RT_TABLE_UNSPEC, RT_TABLE_MAIN = 0, 254
 RTPROT_STATIC = 4
 RT_SCOPE_UNIVERSE = 0
@@ -241,14 +241,17 @@ class Kernel:
         failed = tuple(address for address, flags in flagged if flags & IFA_F_DADFAILED)
         return tuple(a for a, flags in flagged if flags & IFA_F_TENTATIVE and a not in failed), failed
 
-    def add_address(self, ifname: str, address: Cidr, dad: bool = False) -> bool:
+    def add_address(self, ifname: str, address: Cidr, dad: bool = False, subnet: bool = True) -> bool:
         """Add an address, by default without duplicate address detection; False when the link has it already.
 
-        IPv4 gets the broadcast address of its prefix when there is one, as the reference gives it.
+        IPv4 gets the broadcast address of its prefix when there is one, as the reference gives it. Without ``subnet`` the
+        kernel adds no route to the address's subnet.
         """
         request = self._address(m.RTM_NEWADDR, ifname, address)
-        if is_v6(address) and not dad:
-            request.fields["flags"] = IFA_F_NODAD
+        flags = (IFA_F_NODAD if is_v6(address) and not dad else 0) | (0 if subnet else IFA_F_NOPREFIXROUTE)
+        request.fields["flags"] = flags & 0xFF
+        if flags > 0xFF:  # the fixed field has 8 bits
+            request.attrs.append(["IFA_FLAGS", flags])
         return self._create(f"cannot add address {address} to {ifname}", request)
 
     def delete_address(self, ifname: str, address: Cidr) -> bool:
@@ -257,9 +260,9 @@ class Kernel:
             return False
         return self._remove(f"cannot delete {address} from {ifname}", self._address(m.RTM_DELADDR, ifname, address))
 
-    def add_route(self, ifname: str, route: Route) -> bool:
+    def add_route(self, ifname: str, route: Route, source: Ip | None = None) -> bool:
         """Add a route through a link; False when the very same one is there already. One to the same destination by another
-        next hop goes in front of it (IPv4) or beside it (IPv6), as with the reference.
+        next hop goes in front of it (IPv4) or beside it (IPv6), as with the reference. ``source`` is the address it prefers.
 
         ``mtu`` and ``advmss`` become the route's metrics, which the reference drops though the specification defines them.
         """
@@ -269,6 +272,8 @@ class Kernel:
             attrs.append(["RTA_DST", str(dst.network_address)])
         if route.gw is not None:
             attrs.append(["RTA_GATEWAY", str(route.gw)])
+        if source is not None:
+            attrs.append(["RTA_PREFSRC", str(source)])
         if route.priority:
             attrs.append(["RTA_PRIORITY", route.priority])
         if route.table is not None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from cni.spec.addresses import Cidr
+from cni.spec.addresses import Cidr, Ip
 from cni.spec.result import Route
 
 
@@ -202,15 +202,20 @@ class SetVlans(Op, frozen=True, kw_only=True):
 
 
 class AddAddress(Op, frozen=True, kw_only=True):
-    """Give a private link of the sandbox an address. It dies with the link, so it needs no inverse."""
+    """Give a private link an address. It dies with the link, so it needs no inverse.
+
+    Without ``subnet`` the kernel makes no route to the address's subnet: its other addresses are not on this link.
+    """
 
     side: Side
     ifname: str
     address: Cidr
     dad: bool = False
+    subnet: bool = True
 
     def describe(self) -> str:
-        return f"add address {self.address} to {self.ifname} on the {self.side.value}"
+        alone = "" if self.subnet else ", without a route to its subnet"
+        return f"add address {self.address} to {self.ifname} on the {self.side.value}{alone}"
 
 
 class AddGateway(Op, frozen=True, kw_only=True):
@@ -261,15 +266,17 @@ class DeleteAddress(Op, frozen=True, kw_only=True):
 
 
 class AddRoute(Op, frozen=True, kw_only=True):
-    """Add a route through a private link of the sandbox; it dies with the link."""
+    """Add a route through a private link; it dies with the link. ``source`` is the address that it prefers to send from."""
 
     side: Side
     ifname: str
     route: Route
+    source: Ip | None = None
 
     def describe(self) -> str:
         via = f" via {self.route.gw}" if self.route.gw is not None else ""
-        return f"add route {self.route.dst}{via} through {self.ifname} on the {self.side.value}"
+        source = f" from {self.source}" if self.source is not None else ""
+        return f"add route {self.route.dst}{via} through {self.ifname} on the {self.side.value}{source}"
 
 
 class SetSysctls(Op, frozen=True, kw_only=True):

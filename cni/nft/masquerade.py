@@ -22,6 +22,7 @@ from cni.nft.masq_iptables import NatChain
 from cni.nft.ops import RunIptables, RunNft, Sweep
 from cni.nft.reference import MasqRule
 from cni.spec.addresses import Cidr, is_v6
+from cni.spec.errors import ConfigError
 from cni.spec.owner import of_network
 
 if TYPE_CHECKING:
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
     from cni.spec.owner import Owner
 
 Plan = list[RunNft | RunIptables | Sweep]
+
+BACKENDS = ("nftables", "iptables")
+DEFAULT = "nftables"
 
 LISTING = f"list table inet {TABLE}"
 SWEEP = Sweep(
@@ -53,6 +57,12 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     table: Table | None = None
     chains: tuple[NatChain, ...] = ()
     masq_rules: tuple[MasqRule, ...] = ()
+
+
+def validate_backend(backend: str) -> None:
+    """ConfigError for a value of ``ipMasqBackend`` that is none; empty is the default."""
+    if backend not in ("", *BACKENDS):
+        raise ConfigError(f"invalid ipMasqBackend {backend!r}: expected {' or '.join(BACKENDS)}")
 
 
 def look(

@@ -7,16 +7,17 @@ not at all. ``Sweep`` looks between two such transactions. ``Unread`` is a failu
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
-from cni.spec.errors import CNIError, TryAgain, Unusable
+from cni.spec.errors import CNIError, NotAvailable, TryAgain, Unusable
 
 if TYPE_CHECKING:
     from cni.nft.apply import Nft
     from cni.nft.iptables import Iptables
+    from cni.nft.reference import RuleReaders
 
 Seen = TypeVar("Seen")
 
@@ -123,6 +124,14 @@ def attempt(look: Callable[[], Seen], instead: Seen, wanted: bool, notes: list[s
             notes.append(f"packet rules were not looked for: {error}")
             return instead, []
         return instead, [Unread(msg=error.msg, details=error.details, code=error.code)]
+
+
+def require(host: RuleReaders, backends: Iterable[str]) -> None:
+    """NotAvailable (50) for the first of these packet filters, ``nftables`` or ``iptables``, that cannot be used here."""
+    for backend in dict.fromkeys(backends):
+        reason = host.nft.available() if backend == "nftables" else host.iptables.available()
+        if reason:
+            raise NotAvailable(f"{backend} cannot be used: {reason}")
 
 
 def apply_nft(op: RunNft, nft: Nft) -> None:

@@ -65,6 +65,11 @@ def parse_cidr(text: str) -> Cidr:
     return IPv4Interface((interface.ip.ipv4_mapped, int(length) - 96))
 
 
+def single(address: Ip) -> Cidr:
+    """An address with the length of one address alone: /32 or /128."""
+    return parse_cidr(f"{address}/{address.max_prefixlen}")
+
+
 def parse_mac(text: str) -> Mac:
     """A 48-bit address in colon, dash or dot form, normalised; ValueError otherwise."""
     digits = text.replace(".", "") if "." in text else text.replace("-", ":").replace(":", "")

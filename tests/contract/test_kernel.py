@@ -522,6 +522,37 @@ def test_a_route_needs_a_link_that_is_up(lab: Lab, dst: str, gw: str, expected: 
     assert lab.pod.routes("eth0") == ()
 
 
+def test_an_address_without_its_subnet(lab: Lab) -> None:
+    """The kernel adds no route to the subnet, also when the link goes down and comes back; routes may prefer the address."""
+    lab.veth()
+    for text in ("10.0.0.5/24", "fd00::5/64"):
+        assert lab.pod.add_address("eth0", parse_cidr(text), subnet=False) is True
+        assert lab.pod.add_address("eth0", parse_cidr(text), subnet=False) is False
+    lab.pod.set_link("eth0", up=True)
+    assert v4(lab.pod.routes("eth0")) + v6(lab.pod.routes("eth0")) == []
+    for dst, gw, source in (
+        ("10.0.0.1/32", "", "10.0.0.5"),
+        ("0.0.0.0/0", "10.0.0.1", "10.0.0.5"),
+        ("fd00::1/128", "", "fd00::5"),
+    ):
+        assert lab.pod.add_route("eth0", route(dst, gw), parse_ip(source)) is True
+        assert lab.pod.add_route("eth0", route(dst, gw), parse_ip(source)) is False
+    assert sorted(told(v4(lab.pod.routes("eth0")))) == [
+        "0.0.0.0/0 via 10.0.0.1 table 254 scope 0 metric 0 proto 4",
+        "10.0.0.1/32 via None table 254 scope 253 metric 0 proto 4",
+    ]
+    assert told(v6(lab.pod.routes("eth0"))) == ["fd00::1/128 via None table 254 scope 0 metric 1024 proto 4"]
+    if lab.judge:
+        seen = {entry["dst"]: entry.get("prefsrc") for entry in observe.routes(lab.judge, pod=POD)}
+        assert seen == {"default": "10.0.0.5", "10.0.0.1": "10.0.0.5", "fd00::1": "fd00::5"}
+
+
+@pytest.mark.parametrize(("dst", "source"), [("10.0.0.1/32", "10.0.0.6"), ("fd00::1/128", "fd00::6")])
+def test_a_route_from_an_address_that_nobody_has(lab: Lab, dst: str, source: str) -> None:
+    lab.running()
+    assert number(lambda: lab.pod.add_route("eth0", route(dst), parse_ip(source))) == errno.EINVAL
+
+
 # -- the fake alone --
 
 

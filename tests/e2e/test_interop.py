@@ -41,6 +41,7 @@ NETWORKS: dict[str, Config] = {
     "static": {**GATEWAY, "ipMasq": True, "ipMasqBackend": "iptables", "ipam": STATIC},
     "macspoofchk": {**GATEWAY, "macspoofchk": True, "ipam": HOST_LOCAL},
     "layer2": {"type": "bridge", "bridge": "cni0"},
+    "ptp": {"type": "ptp", "ipMasq": True, "ipMasqBackend": "iptables", "ipam": HOST_LOCAL},
     "loopback": {"type": "loopback"},
 }
 BY_NFTABLES: Config = {**GATEWAY, "ipMasq": True, "ipam": HOST_LOCAL}

@@ -42,6 +42,11 @@ def gateway(ipam: Config, **keys: Any) -> Config:
     return bridge(ipam, **{"isDefaultGateway": True, **keys})
 
 
+def ptp(ipam: Config | None = None, **keys: Any) -> Config:
+    """A ptp configuration."""
+    return bridge(ipam, **{"type": "ptp", **keys})
+
+
 class Attachment:
     """One container on one network: the same parameters for ADD, CHECK and DEL, as a runtime keeps them."""
 
@@ -130,9 +135,9 @@ class Attachment:
         return found
 
     def _host_links(self) -> list[str]:
-        """Links of the node that are the attachment's own by its result; the first one listed is the bridge."""
-        told = (self.result or {}).get("interfaces", [])
-        return [entry["name"] for entry in told[1:] if not entry.get("sandbox")]
+        """Links of the node that are the attachment's own by its result. Of bridge the first one listed is the bridge."""
+        told = (self.result or {}).get("interfaces", [])[1 if self.plugin == "bridge" else 0 :]
+        return [entry["name"] for entry in told if not entry.get("sandbox")]
 
     def addresses_or_none(self) -> list[str]:
         return self.addresses if self.result else []

@@ -42,7 +42,7 @@ DUAL = {
     "routes": [{"dst": "192.0.2.0/24"}],
 }
 
-# What bridges are made of, for the suites that let every step of every plan fail.
+# What attachments are made of, for the suites that let every step of every plan fail.
 CONFIGS: dict[str, dict[str, Any]] = {
     "layer-2": {},
     "layer-2-down": {"disableContainerInterface": True},
@@ -67,6 +67,10 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "vlan": {"ipam": V4, "isGateway": True, "vlan": 100, "macspoofchk": True},
     "trunk": {"vlanTrunk": [{"minID": 5, "maxID": 9}], "preserveDefaultVlan": True},
     "force-address": {"ipam": V4, "isGateway": True, "forceAddress": True},
+    "ptp": {"type": "ptp", "ipam": V4},
+    "ptp-layer-2": {"type": "ptp", "mtu": 1400},
+    "ptp-everything": {"type": "ptp", "ipam": DUAL, "ipMasq": True, "mtu": 1400},
+    "ptp-iptables": {"type": "ptp", "ipam": DUAL, "ipMasq": True, "ipMasqBackend": "iptables"},
 }
 
 
@@ -93,7 +97,7 @@ class Runtime:
         return path
 
     def config(self, *, ipam: Config | None = None, **keys: Any) -> Config:
-        """A bridge configuration; an IPAM section of host-local gets the folder of this test."""
+        """A configuration, of bridge unless ``type`` says otherwise. host-local gets the folder of this test."""
         found: Config = {"cniVersion": "1.1.0", "name": "net", "type": "bridge", **keys}
         if ipam is not None:
             found["ipam"] = {**ipam, "dataDir": str(self.leases_folder)} if ipam.get("type") == "host-local" else ipam

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import msgspec
 import pytest
 
-from cni.plugins.bridge.conf import MTU_RANGE
+from cni.net.configure import MTU_RANGE
 from cni.registry import PLUGINS
 from cni.spec import errors, versions
 from cni.spec.call import ARGS_KEYS, REQUIRED, VERBS, Call

@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from cni.net import gateway, verify, veth, vlans
-from cni.net.configure import check_mtu, default_routes, plan_interface
+from cni.net.configure import (
+    FORWARDING,
+    check_mtu,
+    default_routes,
+    forwarding_problems,
+    plan_forwarding,
+    plan_interface,
+)
 from cni.net.facts import Link, RouteSeen, Vlan
 from cni.net.ops import (
     HOST,
@@ -31,7 +38,7 @@ from cni.net.ops import (
     SetVlans,
 )
 from cni.nft import masquerade, spoof
-from cni.nft.ops import Unread, attempt
+from cni.nft.ops import Unread, attempt, require
 from cni.plugins.bridge.conf import Conf, parse
 from cni.spec import mac
 from cni.spec.addresses import Cidr, is_v6
@@ -52,8 +59,6 @@ CREATES_INTERFACE = True
 
 # The container's place in the result's list of interfaces: after the bridge and the host's end.
 CONTAINER = 2
-
-FORWARDING = {False: "net/ipv4/ip_forward", True: "net/ipv6/conf/all/forwarding"}
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
@@ -141,9 +146,8 @@ def plan_add(conf: Conf, call: Call, facts: Facts, lease: Result) -> tuple[Plan,
         plan.append(AwaitPort(name=owner.host_veth))
     if result.ips:
         plan.append(Announce(ifname=call.ifname, mac=result.interfaces[CONTAINER].mac))
-    families = sorted({is_v6(ip.address) for ip in result.ips if ip.gateway is not None}) if conf.gateway else []
-    if families:
-        plan.append(SetSysctls(side=HOST, values=tuple((FORWARDING[v6], "1") for v6 in families), must=True))
+    if conf.gateway:
+        plan += plan_forwarding(_families(result))
     return plan, result
 
 
@@ -205,11 +209,7 @@ def status(conf: Conf, call: Call, host: Host) -> None:
         stranded = any(of_network(link.alias, call.network) for link in host.root.links())
         error = LimitedConnectivity if stranded else NotAvailable
         raise error(f"{conf.bridge!r} already exists but is not a bridge", "name another bridge, or remove it")
-    needed = [conf.backend] if conf.ip_masq else []
-    for backend in dict.fromkeys([*needed, *(["nftables"] if conf.macspoofchk else [])]):
-        reason = host.nft.available() if backend == "nftables" else host.iptables.available()
-        if reason:
-            raise NotAvailable(f"{backend} cannot be used: {reason}")
+    require(host, [*([conf.backend] if conf.ip_masq else []), *(["nftables"] if conf.macspoofchk else [])])
 
 
 def _result(conf: Conf, call: Call, lease: Result) -> Result:
@@ -337,7 +337,9 @@ def _check_gateway(conf: Conf, facts: Facts, prev: Result) -> list[str]:
         for address in gateway.gateway_cidrs(prev)
         if address not in facts.gateway_addresses
     ]
-    families = {is_v6(ip.address) for ip in prev.ips if ip.gateway is not None}
-    return problems + [
-        f"forwarding is off: {FORWARDING[v6]} is not 1" for v6 in sorted(families) if not facts.forwarding[int(v6)]
-    ]
+    return problems + forwarding_problems(_families(prev), facts.forwarding)
+
+
+def _families(result: Result) -> set[bool]:
+    """The families that the bridge is a gateway for."""
+    return {is_v6(ip.address) for ip in result.ips if ip.gateway is not None}

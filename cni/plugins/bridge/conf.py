@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 from msgspec import Meta
 
 from cni.net import vlans
+from cni.net.configure import validate_mtu
 from cni.net.vlans import Trunk
+from cni.nft import masquerade
 from cni.spec import mac
 from cni.spec.conf import Ipam, NetConf, check_ifname, check_new_ifname, read
 from cni.spec.errors import ConfigError
@@ -15,8 +17,6 @@ from cni.spec.mac import Args, RuntimeConfig
 
 if TYPE_CHECKING:
     from cni.spec.call import Call
-
-MTU_RANGE = range(68, 65536)
 
 
 class Conf(NetConf, frozen=True, kw_only=True, rename="camel"):
@@ -64,7 +64,7 @@ class Conf(NetConf, frozen=True, kw_only=True, rename="camel"):
     @property
     def backend(self) -> str:
         """The masquerade backend. The reference defaults to iptables; nftables costs no process and no rule per pod."""
-        return self.ip_masq_backend or "nftables"
+        return self.ip_masq_backend or masquerade.DEFAULT
 
     @property
     def filters_vlans(self) -> bool:
@@ -109,14 +109,12 @@ def parse(call: Call) -> Conf:
 
 def _validate(conf: Conf) -> None:
     check_new_ifname(conf.bridge, "key 'bridge'", ConfigError)
-    if conf.mtu and conf.mtu not in MTU_RANGE:
-        raise ConfigError(f"invalid mtu {conf.mtu}: expected {MTU_RANGE.start} to {MTU_RANGE.stop - 1}")
+    validate_mtu(conf.mtu)
     if conf.hairpin_mode and conf.promisc_mode:
         raise ConfigError("cannot set hairpin mode and promiscuous mode at the same time")
     if conf.ipam.type and conf.disable_container_interface:
         raise ConfigError("cannot use IPAM when disableContainerInterface flag is set")
-    if conf.ip_masq_backend not in ("", "nftables", "iptables"):
-        raise ConfigError(f"invalid ipMasqBackend {conf.ip_masq_backend!r}: expected nftables or iptables")
+    masquerade.validate_backend(conf.ip_masq_backend)
     vlans.validate(conf.vlan, conf.vlan_trunk or ())
     if conf.vlan and conf.gateway:
         check_ifname(conf.gateway_link, "the VLAN gateway's interface name, made of 'bridge' and 'vlan',", ConfigError)

@@ -83,7 +83,7 @@ def test_help_of_the_agent() -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("nonsense",), "there is no command or plugin 'nonsense'; known: bridge, host-local, loopback, static, agent"),
+        (("nonsense",), "there is no command or plugin 'nonsense'; known: bridge, host-local, loopback, ptp, static, agent"),
         (("",), "there is no command or plugin ''; known: bridge"),
         (("--nonsense",), "No such option '--nonsense'"),
         (("agent", "--nonsense"), "No such option '--nonsense'"),
@@ -142,12 +142,12 @@ def test_a_plugins_name_is_a_call_of_the_plugin() -> None:
 
 def test_a_runtime_that_calls_a_plugin_we_do_not_have_reads_json() -> None:
     env = {"CNI_CONTAINERID": "c1", "CNI_NETNS": "/run/netns/c1", "CNI_IFNAME": "eth0"}
-    program = [sys.executable, "-c", "from agent.command import main; main()", "ptp"]
-    config = json.dumps({"cniVersion": "1.0.0", "name": "net", "type": "ptp"})
+    program = [sys.executable, "-c", "from agent.command import main; main()", "sriov"]
+    config = json.dumps({"cniVersion": "1.0.0", "name": "net", "type": "sriov"})
     known = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT), "CNI_COMMAND": "ADD", **env}
     done = subprocess.run(program, input=config, env=known, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 1, done
-    assert "there is no plugin 'ptp' in podwire" in json.loads(done.stdout)["msg"]
+    assert "there is no plugin 'sriov' in podwire" in json.loads(done.stdout)["msg"]
 
 
 def imported(*arguments: str) -> set[str]:

@@ -1,8 +1,9 @@
-"""bridge: whatever step of an ADD fails, the machine is as it was before and the lease is given back."""
+"""Whatever step of an ADD fails, the machine is as it was before and the lease is given back."""
 
 from __future__ import annotations
 
 import errno
+import importlib
 import json
 import re
 from functools import partial
@@ -12,7 +13,7 @@ import pytest
 
 from cni import dispatch as dispatch_module
 from cni.net import execute, ops
-from cni.plugins import bridge
+from cni.registry import PLUGINS
 from cni.spec.addresses import parse_cidr
 from cni.spec.errors import KernelError, TryAgain
 from cni.spec.owner import Owner
@@ -126,7 +127,8 @@ def fails_late(runtime: Runtime, name: str, before: str, module: Any, function: 
 @pytest.mark.parametrize("before", BEFORE)
 @pytest.mark.parametrize("name", CONFIGS)
 def test_as_before_when_the_report_fails(runtime: Runtime, name: str, before: str) -> None:
-    fails_late(runtime, name, before, bridge, "report")
+    module = importlib.import_module(PLUGINS[runtime.config(**CONFIGS[name])["type"]])
+    fails_late(runtime, name, before, module, "report")
 
 
 @pytest.mark.parametrize("before", BEFORE)
