@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from cni.net.facts import Link, RouteSeen, Vlan
-from cni.net.ops import Side
+from cni.net.facts import Link, NeighbourSeen, RouteSeen, Vlan, Way
+from cni.net.ops import RTPROT_PODWIRE, Side
 from cni.nft.apply import Busy, Exists, NftError, NotFound
 from cni.nft.iptables import IptablesError
 from cni.spec.addresses import Cidr, Ip, is_v6
@@ -74,6 +74,7 @@ class FakeLink(msgspec.Struct, eq=False):
     addresses: list[Cidr] = []
     alone: list[Cidr] = []  # those without a route to their subnet
     routes: list[RouteSeen] = []
+    neighbours: dict[Ip, str] = {}
 
 
 class Namespace:
@@ -82,6 +83,7 @@ class Namespace:
     def __init__(self, name: str, *, lo_up: bool) -> None:
         self.name = name
         self.links: dict[str, FakeLink] = {}
+        self.next_hops: dict[tuple[Cidr, int], Ip] = {}
         self.sysctls = dict(FORWARDING)
         self._last_index = 0
         lo = self.add(FakeLink(0, "lo", "", "00:00:00:00:00:00", 65536))
@@ -115,6 +117,7 @@ class Namespace:
                 self.connect(link, address)
         else:
             link.routes.clear()
+            link.neighbours.clear()
             if self.sysctls[f"net/ipv6/conf/{link.name}/keep_addr_on_down"] == "0":
                 link.addresses = [address for address in link.addresses if not is_v6(address)]
 
@@ -172,6 +175,8 @@ class Namespace:
                 f" metric {route.priority} proto {route.protocol}"
                 for route in link.routes
             )
+            yield from sorted(f"  neighbour {address} {mac}" for address, mac in link.neighbours.items())
+        yield from sorted(f"next hop of {dst} metric {metric}: {via}" for (dst, metric), via in self.next_hops.items())
         defaults = FORWARDING | {key.format(name): value for key, value in LINK_SYSCTLS.items() for name in self.links}
         yield from (f"sysctl {key}={value}" for key, value in sorted(self.sysctls.items()) if value != defaults[key])
 
@@ -204,6 +209,30 @@ class FakeKernel:
     def routes(self, ifname: str) -> tuple[RouteSeen, ...]:
         found = self.namespace.links.get(ifname)
         return () if found is None else tuple(sorted(found.routes, key=lambda route: is_v6(route.dst)))
+
+    def way(self, address: Ip) -> Way | None:
+        alone = ip_interface(address)
+        if any(address == own.ip for link in self.namespace.links.values() for own in link.addresses):
+            return Way(dst=alone, local=True, protocol=KERNEL)
+        found = [
+            Way(dst=route.dst, gw=route.gw, on_link=route.gw is None, priority=route.priority, protocol=route.protocol)
+            for link in self.namespace.links.values()
+            for route in link.routes
+            if route.table == MAIN
+        ]
+        found += [
+            Way(dst=dst, gw=via, priority=metric, protocol=RTPROT_PODWIRE)
+            for (dst, metric), via in self.namespace.next_hops.items()
+        ]
+        near = [way for way in found if address in way.dst.network]
+        return max(near, key=lambda way: (way.dst.network.prefixlen, -way.priority), default=None)
+
+    def next_hops(self) -> dict[tuple[Cidr, int], Ip]:
+        return dict(self.namespace.next_hops)
+
+    def neighbours(self, ifname: str) -> tuple[NeighbourSeen, ...]:
+        found = self.namespace.links.get(ifname)
+        return () if found is None else tuple(NeighbourSeen(address, mac) for address, mac in found.neighbours.items())
 
     def vlans(self, name: str) -> tuple[Vlan, ...]:
         found = self.namespace.links.get(name)
@@ -322,7 +351,24 @@ class FakeKernel:
         link.routes = [route for route in link.routes if (route.dst.network, route.protocol) != (address.network, KERNEL)]
         return True
 
-    def add_route(self, ifname: str, route: Route, source: Ip | None = None) -> bool:
+    def add_neighbour(self, ifname: str, address: Ip, mac: str) -> None:
+        self._must(ifname).neighbours[address] = mac
+
+    def set_next_hop(self, dst: Cidr, via: Ip, metric: int) -> None:
+        words = f"cannot lead the route to {dst} through node {via}"
+        way = self.way(via)
+        if way is None or not way.on_link:
+            v6 = is_v6(via)
+            raise refused(words, errno.EHOSTUNREACH if v6 else errno.ENETUNREACH, "" if v6 else "Nexthop has invalid gateway")
+        self.namespace.next_hops[ip_interface(dst.network), metric] = via
+
+    def drop_next_hop(self, dst: Cidr, via: Ip, metric: int) -> bool:
+        if self.namespace.next_hops.get((ip_interface(dst.network), metric)) != via:
+            return False
+        del self.namespace.next_hops[ip_interface(dst.network), metric]
+        return True
+
+    def add_route(self, ifname: str, route: Route, source: Ip | None = None, protocol: int = STATIC) -> bool:
         via = f" via {route.gw}" if route.gw is not None else ""
         words = f"cannot add route {route.dst}{via} through {ifname}"
         link = self._must(ifname)
@@ -332,7 +378,10 @@ class FakeKernel:
         priority = route.priority or (1024 if v6 else 0)
         if route.gw is not None:
             near = [seen.dst.network for seen in link.routes if seen.gw is None and seen.table == MAIN]
-            if scope == LINK_SCOPE or not any(route.gw in network for network in near):
+            if v6 and route.gw.is_link_local:
+                if not link.up:
+                    raise refused(words, errno.ENETDOWN)
+            elif scope == LINK_SCOPE or not any(route.gw in network for network in near):
                 raise (
                     refused(words, errno.EHOSTUNREACH)
                     if v6
@@ -345,7 +394,7 @@ class FakeKernel:
         ):
             raise refused(words, errno.EINVAL, "" if v6 else "Invalid prefsrc address")
         dst = ip_interface(route.dst.network)
-        new = RouteSeen(dst=dst, gw=route.gw, table=table, scope=scope, priority=priority, protocol=STATIC)
+        new = RouteSeen(dst=dst, gw=route.gw, table=table, scope=scope, priority=priority, protocol=protocol)
         if new in link.routes:
             return False
         same = [at for at, seen in enumerate(link.routes) if (seen.dst, seen.table) == (new.dst, new.table)]
@@ -678,7 +727,7 @@ def _expressions(words: str) -> list[Any]:
                 lambda m: _match("!=", {"concat": [{"meta": {"key": "iifname"}}, _payload("ether", "saddr")]}, m[1]),
             ),
             (
-                r"(ip6?) (saddr|daddr) (!= )?(@\S+|\S+)",
+                r"(ip6?) (saddr|daddr) (!= )?(@\S+|\{ [^}]+ \}|\S+)",
                 lambda m: _match("!=" if m[3] else "==", _payload(m[1], m[2]), _right(m[4])),
             ),
         ):
@@ -702,6 +751,8 @@ def _payload(protocol: str, what: str) -> dict[str, Any]:
 def _right(text: str) -> Any:
     if text.startswith("@"):
         return text
+    if text.startswith("{"):
+        return {"set": [_right(part) for part in text.strip("{} ").split(", ")]}
     network = ip_network(text)
     if network.prefixlen == network.max_prefixlen:
         return str(network.network_address)
@@ -831,6 +882,9 @@ class FakeHost:
             elif must:
                 raise refused(f"cannot set sysctl {key} to {value}", errno.ENOENT)
 
+    def file(self, path: str) -> bytes | None:
+        return self.machine.files.get(path)
+
     def is_sandbox(self, path: str) -> bool:
         return self.sandbox is not None and self.machine.pods.get(path) is self.sandbox.namespace
 
@@ -867,6 +921,7 @@ class Machine:
         self.root = Namespace("host", lo_up=True)
         self.rules = Ruleset()
         self.pods: dict[str, Namespace] = {}
+        self.files: dict[str, bytes] = {}
         self.at_work: list[Any] = []
         # What duplicate address detection will find, for the test of the failure.
         self.duplicates: tuple[Cidr, ...] = ()
@@ -878,6 +933,14 @@ class Machine:
         assert path not in self.pods
         self.pods[path] = Namespace(path, lo_up=False)
         return self.pods[path]
+
+    def uplink(self) -> None:
+        """Give the host a link to a segment of nodes, 192.0.2.0/24 and fd00:2::/64, where it is the first."""
+        link = self.root.add(FakeLink(0, "up0", "veth", self.mac()))
+        self.root.switch(link, True)
+        for address in (ip_interface("192.0.2.1/24"), ip_interface("fd00:2::1/64")):
+            link.addresses.append(address)
+            self.root.connect(link, address)
 
     def host(self, sandbox_fd: int | None = None, search_path: str = "") -> FakeHost:
         """The doors of one call."""

@@ -152,6 +152,16 @@ def _set_vlans(op: ops.SetVlans, host: Host) -> bool:
     return True
 
 
+def _add_neighbour(op: ops.AddNeighbour, host: Host) -> bool:
+    host.kernel(op.side).add_neighbour(op.ifname, op.address, op.mac)
+    return True
+
+
+def _set_next_hop(op: ops.SetNextHop, host: Host) -> bool:
+    host.root.set_next_hop(op.dst, op.via, op.metric)
+    return True
+
+
 def _set_sysctls(op: ops.SetSysctls, host: Host) -> bool:
     host.write_sysctls(op.side, op.values, op.must)
     return True
@@ -224,7 +234,10 @@ APPLY: dict[type[Any], Callable[[Any, Host], bool]] = {
     ops.DropGateway: _drop_gateway,
     ops.DropVlanGateway: _drop_vlan_gateway,
     ops.DeleteAddress: lambda op, host: host.kernel(op.side).delete_address(op.ifname, op.address),
-    ops.AddRoute: lambda op, host: host.kernel(op.side).add_route(op.ifname, op.route, op.source),
+    ops.AddRoute: lambda op, host: host.kernel(op.side).add_route(op.ifname, op.route, op.source, op.protocol),
+    ops.AddNeighbour: _add_neighbour,
+    ops.SetNextHop: _set_next_hop,
+    ops.DropNextHop: lambda op, host: host.root.drop_next_hop(op.dst, op.via, op.metric),
     ops.SetSysctls: _set_sysctls,
     ops.AwaitPort: _await_port,
     ops.AwaitDad: _await_dad,

@@ -38,6 +38,26 @@ class RouteSeen(msgspec.Struct, frozen=True, kw_only=True):
     protocol: int = 0
 
 
+class Way(msgspec.Struct, frozen=True, kw_only=True):
+    """The route that leads to an address. ``on_link`` says that its destination is on a link, with no next hop between;
+    ``local`` that it is this host.
+    """
+
+    dst: Cidr
+    gw: Ip | None = None
+    on_link: bool = False
+    local: bool = False
+    priority: int = 0
+    protocol: int = 0
+
+
+class NeighbourSeen(msgspec.Struct, frozen=True):
+    """A neighbour of a link."""
+
+    address: Ip
+    mac: str
+
+
 class Vlan(msgspec.Struct, frozen=True):
     """A VLAN of a bridge port."""
 

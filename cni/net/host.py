@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import stat
 from _thread import allocate_lock
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ from cni.net import netns
 from cni.net.kernel import Kernel
 from cni.net.ops import Side
 from cni.net.removal import Removals
+from cni.spec.errors import CNIError, KernelError
 
 if TYPE_CHECKING:
     from cni.nft.apply import Nft
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
 
 # Where calls tell each other that they are at work; see Host.work and Host.alone.
 LOCK_FOLDER = "/run/podwire"
+
+# As much as a configuration may have.
+FILE_LIMIT = 1 << 20
 
 
 class Doors:
@@ -121,6 +126,28 @@ class Host:
     def write_sysctls(self, side: Side, values: tuple[tuple[str, str], ...], must: bool) -> None:
         """Write sysctls on a side; see ``netns.write_sysctls``."""
         netns.write_sysctls(self._fd(side), values, must)
+
+    def file(self, path: str) -> bytes | None:
+        """A file of the host, None where there is none. KernelError for what cannot be read, is no file, or is too large."""
+        words = f"cannot read {path}"
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe must not hold us up
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise KernelError(words, error) from error
+        try:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise CNIError(f"{words}: it is no file")
+            with open(fd, "rb", closefd=False) as file:
+                raw = file.read(FILE_LIMIT + 1)
+        except OSError as error:
+            raise KernelError(words, error) from error
+        finally:
+            os.close(fd)
+        if len(raw) > FILE_LIMIT:
+            raise CNIError(f"{words}: it is larger than {FILE_LIMIT} bytes")
+        return raw
 
     def is_sandbox(self, path: str) -> bool:
         """Whether a path leads to this call's sandbox."""

@@ -14,7 +14,20 @@ from typing import TYPE_CHECKING, Any, cast
 
 from cni.net import messages as m
 from cni.net.netlink import Request, Wire, failure
-from cni.net.seen import IFF_PROMISC, IFF_UP, RTN_UNICAST, address_of, link_of, operstate_of, routes_of, vlans_of
+from cni.net.ops import RTPROT_PODWIRE, RTPROT_STATIC
+from cni.net.seen import (
+    IFF_PROMISC,
+    IFF_UP,
+    RTN_UNICAST,
+    address_of,
+    link_of,
+    neighbour_of,
+    next_hops_of,
+    operstate_of,
+    routes_of,
+    vlans_of,
+    way_of,
+)
 from cni.spec.addresses import is_v6
 from cni.spec.errors import CNIError, KernelError, UnsupportedField
 from cni.spec.result import SCOPE_LINK
@@ -23,13 +36,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from ipaddress import IPv4Network
 
-    from cni.net.facts import Link, RouteSeen, Vlan
+    from cni.net.facts import Link, NeighbourSeen, RouteSeen, Vlan, Way
     from cni.spec.addresses import Cidr, Ip
     from cni.spec.result import Route
 
 IFA_F_NODAD, IFA_F_DADFAILED, IFA_F_TENTATIVE, IFA_F_NOPREFIXROUTE = 0x02, 0x08, 0x40, 0x200
 RT_TABLE_UNSPEC, RT_TABLE_MAIN = 0, 254
-RTPROT_STATIC = 4
 RT_SCOPE_UNIVERSE = 0
 
 # BRIDGE_FLAGS_SELF: the bridge itself, not the bridge that a port belongs to.
@@ -41,6 +53,14 @@ _EXT_VLAN, _EXT_NO_STATS = 2, 8
 # Queues of each end of a veth. The kernel's default, since Linux 5.16, is one for each possible processor, of which only
 # XDP ever uses a second; each is memory and files in sysfs, and creating a pair takes 0.1 ms longer with two.
 _ONE_QUEUE = [["IFLA_NUM_TX_QUEUES", 1], ["IFLA_NUM_RX_QUEUES", 1]]
+
+NUD_PERMANENT = 0x80
+
+# The answer is the route as it stands in the table, not the one that a packet would be given.
+RTM_F_FIB_MATCH = 0x2000
+
+# Nobody is reached this way: no route, or one that says so.
+_NO_WAY = (errors.ENETUNREACH, errors.EHOSTUNREACH, errors.EACCES, errors.EINVAL, errors.ESRCH)
 
 _GONE = (errors.ENODEV, errors.ENOENT, errors.ESRCH, errors.EADDRNOTAVAIL)
 
@@ -111,6 +131,40 @@ class Kernel:
             for message in self._of_link(ifname, m.RTM_GETROUTE, fields, [["RTA_OIF", index]], words):
                 seen += routes_of(message, index)
         return tuple(seen)
+
+    def way(self, address: Ip) -> Way | None:
+        """The route that this namespace takes to an address; None when there is none."""
+        words = f"cannot look up the route to {address}"
+        v6 = is_v6(address)
+        fields = {
+            "family": socket.AF_INET6 if v6 else socket.AF_INET,
+            "dst_len": address.max_prefixlen,
+            "flags": RTM_F_FIB_MATCH,
+        }
+        answer = self._wire.ask(words, Request(m.RTM_GETROUTE, 0, fields, [["RTA_DST", str(address)]]))
+        if answer.errno and answer.errno not in _NO_WAY:
+            raise failure(words, answer)
+        return None if answer.message is None else way_of(answer.message)
+
+    def next_hops(self) -> dict[tuple[Cidr, int], Ip]:
+        """The routes of ours through other nodes: next hops by destination and metric."""
+        found: dict[tuple[Cidr, int], Ip] = {}
+        for family in (socket.AF_INET, socket.AF_INET6):
+            fields = {"family": family, "table": RT_TABLE_MAIN, "proto": RTPROT_PODWIRE}
+            for message in self._wire.dump(m.RTM_GETROUTE, fields, [], "cannot list routes"):
+                found |= next_hops_of(message)
+        return found
+
+    def neighbours(self, ifname: str) -> tuple[NeighbourSeen, ...]:
+        """The neighbours of a link that were made for good."""
+        index = self._index(ifname, must=False)
+        if not index:
+            return ()
+        attrs = [["NDA_IFINDEX", index]]
+        seen = self._of_link(ifname, m.RTM_GETNEIGH, {}, attrs, f"cannot list neighbours of {ifname}")
+        return tuple(
+            neighbour_of(message) for message in seen if message["state"] & NUD_PERMANENT and message["ifindex"] == index
+        )
 
     def vlans(self, name: str) -> tuple[Vlan, ...]:
         """The VLANs of a bridge port; empty also on a kernel without VLAN filtering."""
@@ -260,7 +314,7 @@ class Kernel:
             return False
         return self._remove(f"cannot delete {address} from {ifname}", self._address(m.RTM_DELADDR, ifname, address))
 
-    def add_route(self, ifname: str, route: Route, source: Ip | None = None) -> bool:
+    def add_route(self, ifname: str, route: Route, source: Ip | None = None, protocol: int = RTPROT_STATIC) -> bool:
         """Add a route through a link; False when the very same one is there already. One to the same destination by another
         next hop goes in front of it (IPv4) or beside it (IPv6), as with the reference. ``source`` is the address it prefers.
 
@@ -286,12 +340,34 @@ class Kernel:
             "family": socket.AF_INET6 if dst.version == 6 else socket.AF_INET,
             "dst_len": dst.prefixlen,
             "table": RT_TABLE_MAIN if route.table is None else min(route.table, 252),
-            "proto": RTPROT_STATIC,
+            "proto": protocol,
             "scope": link_scope if route.scope is None else route.scope,
             "type": RTN_UNICAST,
         }
         words = f"cannot add route {route.dst}{f' via {route.gw}' if route.gw is not None else ''} through {ifname}"
         return self._create(words, Request(m.RTM_NEWROUTE, m.NLM_F_CREATE, fields, attrs))
+
+    def add_neighbour(self, ifname: str, address: Ip, mac: str) -> None:
+        """Tell a link the hardware address of a neighbour, for good; one that it knows already is changed."""
+        fields = {
+            "family": socket.AF_INET6 if is_v6(address) else socket.AF_INET,
+            "ifindex": self._index(ifname),
+            "state": NUD_PERMANENT,
+        }
+        attrs = [["NDA_DST", str(address)], ["NDA_LLADDR", mac]]
+        words = f"cannot make {address} a neighbour of {ifname}"
+        self._wire.run(words, Request(m.RTM_NEWNEIGH, m.NLM_F_CREATE | m.NLM_F_REPLACE, fields, attrs))
+
+    def set_next_hop(self, dst: Cidr, via: Ip, metric: int) -> None:
+        """Lead the route of ours with this metric to a destination through a node; the kernel knows by which link."""
+        request = _next_hop(m.RTM_NEWROUTE, m.NLM_F_CREATE | m.NLM_F_REPLACE, dst, via, metric)
+        self._wire.run(f"cannot lead the route to {dst} through node {via}", request)
+
+    def drop_next_hop(self, dst: Cidr, via: Ip, metric: int) -> bool:
+        """Remove the route of ours with this metric to a destination through a node; False when it was gone already."""
+        return self._remove(
+            f"cannot remove the route to {dst} through node {via}", _next_hop(m.RTM_DELROUTE, 0, dst, via, metric)
+        )
 
     def set_vlans(self, name: str, remove: tuple[int, ...], pvid: int, tagged: tuple[tuple[int, int], ...]) -> None:
         """Change the VLANs of a bridge port: take ``remove`` away, add ``pvid`` untagged and ranges of tagged ones.
@@ -410,6 +486,20 @@ class Kernel:
                 raise
             self._indexes.pop(ifname, None)
             return []
+
+
+def _next_hop(kind: int, flags: int, dst: Cidr, via: Ip, metric: int) -> Request:
+    network = dst.network
+    fields = {
+        "family": socket.AF_INET6 if is_v6(dst) else socket.AF_INET,
+        "dst_len": network.prefixlen,
+        "table": RT_TABLE_MAIN,
+        "proto": RTPROT_PODWIRE,
+        "scope": RT_SCOPE_UNIVERSE,
+        "type": RTN_UNICAST,
+    }
+    attrs = [["RTA_DST", str(network.network_address)]] if network.prefixlen else []
+    return Request(kind, flags, fields, [*attrs, ["RTA_GATEWAY", str(via)], ["RTA_PRIORITY", metric]])
 
 
 def _change(name: str, attrs: list[Any]) -> Request:

@@ -23,12 +23,13 @@ if TYPE_CHECKING:
 
 RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK, RTM_SETLINK = 16, 17, 18, 19
 RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
-RTM_NEWROUTE, RTM_GETROUTE = 24, 26
+RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
+RTM_NEWNEIGH, RTM_GETNEIGH = 28, 30
 
 NLMSG_ERROR, NLMSG_DONE = 2, 3
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP_INTR, NLM_F_DUMP = 0x1, 0x4, 0x10, 0x300
 NLM_F_CAPPED, NLM_F_ACK_TLVS = 0x100, 0x200
-NLM_F_EXCL, NLM_F_CREATE = 0x200, 0x400
+NLM_F_REPLACE, NLM_F_EXCL, NLM_F_CREATE = 0x100, 0x200, 0x400
 
 _HEADER = struct.Struct("=IHHII")
 _ERROR = struct.Struct("=i")
@@ -43,8 +44,8 @@ _PADDING = (b"", b"\0\0\0", b"\0\0", b"\0")
 _TYPE_MASK = 0x3FFF
 
 
-def _load() -> tuple[Any, Any, Any, Any]:
-    """The classes of links, addresses and routes, and of a VLAN's attributes, without pyroute2's own ``__init__``."""
+def _load() -> tuple[Any, Any, Any, Any, Any]:
+    """The classes of links, addresses, routes, neighbours and a VLAN's attributes, without pyroute2's own ``__init__``."""
     if "pyroute2" not in sys.modules:
         found = PathFinder.find_spec("pyroute2")
         if found is None or not found.submodule_search_locations:
@@ -60,14 +61,15 @@ def _load() -> tuple[Any, Any, Any, Any]:
         from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
         from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
         from pyroute2.netlink.rtnl.ifinfmsg.plugins.vlan import vlan
+        from pyroute2.netlink.rtnl.ndmsg import ndmsg
         from pyroute2.netlink.rtnl.rtmsg import rtmsg
     finally:
         if stand_in is processes:
             del sys.modules["multiprocessing"]
-    return ifinfmsg, ifaddrmsg, rtmsg, vlan
+    return ifinfmsg, ifaddrmsg, rtmsg, ndmsg, vlan
 
 
-LINK, ADDRESS, ROUTE, VLAN = _load()
+LINK, ADDRESS, ROUTE, NEIGHBOUR, VLAN = _load()
 
 CLASSES = {
     RTM_NEWLINK: LINK,
@@ -78,7 +80,10 @@ CLASSES = {
     RTM_DELADDR: ADDRESS,
     RTM_GETADDR: ADDRESS,
     RTM_NEWROUTE: ROUTE,
+    RTM_DELROUTE: ROUTE,
     RTM_GETROUTE: ROUTE,
+    RTM_NEWNEIGH: NEIGHBOUR,
+    RTM_GETNEIGH: NEIGHBOUR,
 }
 
 
@@ -87,7 +92,7 @@ def _definitions() -> dict[str, tuple[int, str]]:
     info = LINK.ifinfo
     within_link = (info, info.bridge_data, info.bridge_slave_data, info.veth_data, VLAN, LINK.af_spec_bridge)
     found: dict[str, tuple[int, str]] = {}
-    for definitions in (LINK, *within_link, ADDRESS, ROUTE, ROUTE.metrics):
+    for definitions in (LINK, *within_link, ADDRESS, ROUTE, ROUTE.metrics, NEIGHBOUR):
         for place, entry in enumerate(definitions.nla_map):
             number, name, kind = entry if len(entry) == 3 else (place, *entry)
             found[name] = number, kind
@@ -98,7 +103,7 @@ class _Layout:
     """The fixed part of a message class: names and a Struct, and where the attributes begin."""
 
     def __init__(self, definitions: Any) -> None:
-        self.names = [name for name, _ in definitions.fields if name != "__align"]
+        self.names = [name for name, code in definitions.fields if not code.endswith("x")]  # padding
         self.struct = struct.Struct("=" + "".join(code for _, code in definitions.fields))
 
     def pack(self, fields: dict[str, int]) -> bytes:
@@ -106,7 +111,7 @@ class _Layout:
         return self.struct.pack(*[fields.get(name, 0) for name in self.names])
 
 
-_LAYOUTS: dict[Any, _Layout] = {definitions: _Layout(definitions) for definitions in (LINK, ADDRESS, ROUTE)}
+_LAYOUTS: dict[Any, _Layout] = {definitions: _Layout(definitions) for definitions in (LINK, ADDRESS, ROUTE, NEIGHBOUR)}
 
 
 def _number(code: str) -> Callable[[int], bytes]:
@@ -128,6 +133,7 @@ _WRITERS: dict[str, Callable[[Any], bytes]] = {
     "uint32": _number("I"),
     "netns_fd": _number("I"),
     "asciiz": lambda text: text.encode("utf-8", "surrogateescape") + b"\0",
+    "lladdr": lambda text: bytes.fromhex(text.replace(":", "")),
     "l2addr": lambda text: bytes.fromhex(text.replace(":", "")),
     "ipaddr": _address,
     "target": _address,

@@ -26,6 +26,9 @@ class Side(Enum):
 
 HOST, SANDBOX = Side.HOST, Side.SANDBOX
 
+# Routing protocols, who made a route: an administrator; podwire (no other is known to use this number).
+RTPROT_STATIC, RTPROT_PODWIRE = 4, 112
+
 
 class Op(msgspec.Struct, frozen=True, kw_only=True):
     """One step of a plan. ``shared`` says that it makes or changes what other attachments use too."""
@@ -266,17 +269,60 @@ class DeleteAddress(Op, frozen=True, kw_only=True):
 
 
 class AddRoute(Op, frozen=True, kw_only=True):
-    """Add a route through a private link; it dies with the link. ``source`` is the address that it prefers to send from."""
+    """Add a route through a private link; it dies with the link. ``source`` is the address that it prefers to send from,
+    ``protocol`` the number that says who made it.
+    """
 
     side: Side
     ifname: str
     route: Route
     source: Ip | None = None
+    protocol: int = RTPROT_STATIC
 
     def describe(self) -> str:
         via = f" via {self.route.gw}" if self.route.gw is not None else ""
         source = f" from {self.source}" if self.source is not None else ""
         return f"add route {self.route.dst}{via} through {self.ifname} on the {self.side.value}{source}"
+
+
+class AddNeighbour(Op, frozen=True, kw_only=True):
+    """Tell a private link the hardware address of a neighbour, for good: nobody is asked. It dies with the link."""
+
+    side: Side
+    ifname: str
+    address: Ip
+    mac: str
+
+    def describe(self) -> str:
+        return f"make {self.address} the neighbour {self.mac} of {self.ifname} on the {self.side.value}"
+
+
+class SetNextHop(Op, frozen=True, kw_only=True):
+    """Lead the host's route of ours to ``dst`` through another node. ``metric`` is the network's mark (``cni.net.nodes``): a
+    route of anybody else's to the same destination stays beside it.
+
+    Never taken back: another attachment may count on it by then.
+    """
+
+    shared: bool = True
+    dst: Cidr
+    via: Ip
+    metric: int
+
+    def describe(self) -> str:
+        return f"lead the route to {self.dst} through node {self.via}"
+
+
+class DropNextHop(Op, frozen=True, kw_only=True):
+    """Remove the host's route of ours to ``dst`` through another node; one that is gone already is fine."""
+
+    shared: bool = True
+    dst: Cidr
+    via: Ip
+    metric: int
+
+    def describe(self) -> str:
+        return f"remove the route to {self.dst} through node {self.via}"
 
 
 class SetSysctls(Op, frozen=True, kw_only=True):

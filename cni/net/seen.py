@@ -8,14 +8,14 @@ from functools import lru_cache
 from ipaddress import ip_address, ip_interface
 from typing import TYPE_CHECKING
 
-from cni.net.facts import Link, RouteSeen, Vlan
+from cni.net.facts import Link, NeighbourSeen, RouteSeen, Vlan, Way
 
 if TYPE_CHECKING:
     from cni.net.messages import Message
-    from cni.spec.addresses import Cidr
+    from cni.spec.addresses import Cidr, Ip
 
 IFF_UP, IFF_PROMISC = 0x1, 0x100
-RTN_UNICAST = 1
+RTN_UNICAST, RTN_LOCAL = 1, 2
 
 # IF_OPER_*, by their numbers (RFC 2863).
 _OPERSTATES = ("unknown", "notpresent", "down", "lowerlayerdown", "testing", "dormant", "up", "")
@@ -66,8 +66,7 @@ def routes_of(message: Message, index: int) -> list[RouteSeen]:
     """A route message as the routes it has through the link: one, or one for each of its next hops."""
     if message["type"] != RTN_UNICAST:
         return []
-    any_address = b"\0" * (16 if message["family"] == socket.AF_INET6 else 4)
-    dst = _interface(message.raw("RTA_DST") or any_address, message["dst_len"])
+    dst = _destination(message)
     gateways = [hop for out, hop in message.next_hops() if out == index]
     return [
         RouteSeen(
@@ -80,6 +79,38 @@ def routes_of(message: Message, index: int) -> list[RouteSeen]:
         )
         for gateway in gateways
     ]
+
+
+def _destination(message: Message) -> Cidr:
+    any_address = b"\0" * (16 if message["family"] == socket.AF_INET6 else 4)
+    return _interface(message.raw("RTA_DST") or any_address, message["dst_len"])
+
+
+def way_of(message: Message) -> Way | None:
+    """The answer to a route lookup; None for a route that reaches nobody."""
+    kind = message["type"]
+    if kind not in (RTN_UNICAST, RTN_LOCAL):
+        return None
+    hops = [hop for _, hop in message.next_hops()]
+    via = message.raw("RTA_VIA")  # a next hop of the other family
+    return Way(
+        dst=_destination(message),
+        gw=ip_address(hops[0]) if hops[0] else None,
+        on_link=kind == RTN_UNICAST and via is None and not any(hops),
+        local=kind == RTN_LOCAL,
+        priority=message.number("RTA_PRIORITY"),
+        protocol=message["proto"],
+    )
+
+
+def next_hops_of(message: Message) -> dict[tuple[Cidr, int], Ip]:
+    """The next hop of a route by its destination and metric; nothing for a route without one."""
+    gateway = message.raw("RTA_GATEWAY")
+    return {} if not gateway else {(_destination(message), message.number("RTA_PRIORITY")): ip_address(gateway)}
+
+
+def neighbour_of(message: Message) -> NeighbourSeen:
+    return NeighbourSeen(ip_address(message.raw("NDA_DST") or b""), message.mac("NDA_LLADDR"))
 
 
 def vlans_of(message: Message) -> tuple[Vlan, ...]:

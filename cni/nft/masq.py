@@ -2,7 +2,8 @@
 
     map owners4, owners6    pod address : mark of its owner      the owner's label as comment; no rule uses these
     set pods_<subnet>       pod addresses of that subnet         looked up by
-    chain pods_<subnet>     nat postrouting: source in the set, destination neither in the subnet nor multicast: masquerade
+    chain pods_<subnet>     nat postrouting: source in the set, destination neither in the subnet (nor in further ranges that
+                            are left alone) nor multicast: masquerade
     set sweeps              tokens of removals of empty parts that are under way
 
 One pod is one element in a map and one in a set, whatever the number of pods. A packet that starts a connection is looked up
@@ -27,7 +28,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from hashlib import sha256
-from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Network, IPv6Network, collapse_addresses, ip_address, ip_network
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -75,7 +76,8 @@ def _name_of(network: Network) -> str:
 
 
 @lru_cache(1024)
-def _network_of(name: str) -> Network:
+def network_of(name: str) -> Network:
+    """The subnet of a set of this name; of those that single addresses share there is none."""
     return ip_network(name[len(PODS) :].replace("-", ":"))
 
 
@@ -83,7 +85,7 @@ def holds(name: str, address: Ip) -> bool:
     """Whether a set of this name may contain the address."""
     if name in SINGLE.values():
         return name == SINGLE[is_v6(address)]
-    return name.startswith(PODS) and address in _network_of(name)
+    return name.startswith(PODS) and address in network_of(name)
 
 
 def tag(owner: Owner) -> str:
@@ -96,9 +98,11 @@ def mark(label: str) -> int:
     return int.from_bytes(sha256(label.encode()).digest()[:4], "big")
 
 
-def add(label: str, cidr: Cidr) -> str:
-    """Masquerade one pod address. Fails as Exists when the address is another owner's; see ``replace``."""
-    return _skeleton(cidr.network) + claim(label, cidr)
+def add(label: str, cidr: Cidr, inside: tuple[Network, ...] = ()) -> str:
+    """Masquerade one pod address, but for what it sends into its subnet and the ranges ``inside``. Fails as Exists when the
+    address is another owner's; see ``replace``.
+    """
+    return _skeleton(cidr.network, inside) + claim(label, cidr)
 
 
 def claim(label: str, cidr: Cidr) -> str:
@@ -111,12 +115,12 @@ def claim(label: str, cidr: Cidr) -> str:
     )
 
 
-def replace(label: str, cidr: Cidr) -> str:
+def replace(label: str, cidr: Cidr, inside: tuple[Network, ...] = ()) -> str:
     """The same where the address is still recorded for another owner. Fails as NotFound when it is not.
 
     That one is dead: two living pods of a host cannot have one address, for the host could route to neither.
     """
-    return _skeleton(cidr.network) + f"delete element {_T} {OWNERS[is_v6(cidr)]} {{ {cidr.ip} }}\n" + claim(label, cidr)
+    return _skeleton(cidr.network, inside) + f"delete element {_T} {OWNERS[is_v6(cidr)]} {{ {cidr.ip} }}\n" + claim(label, cidr)
 
 
 def remove(label: str, address: Ip, name: str = "") -> str:
@@ -179,18 +183,20 @@ def parse_table(objects: list[dict[str, Any]]) -> Table:
     return Table(owners, pods)
 
 
-def masquerades(name: str, chain: list[dict[str, Any]]) -> bool:
+def masquerades(name: str, chain: list[dict[str, Any]], inside: tuple[Network, ...] = ()) -> bool:
     """Whether a subnet's chain is hooked into postrouting and has exactly the rule that ``add`` writes."""
     hooked = any(body.get("hook") == "postrouting" and body.get("type") == "nat" for body in bodies(chain, "chain"))
-    return hooked and [body["expr"] for body in bodies(chain, "rule")] == [_expected(name)]
+    return hooked and [_comparable(body["expr"]) for body in bodies(chain, "rule")] == [_expected(name, inside)]
 
 
 @lru_cache(1024)
-def _skeleton(network: Network) -> str:
+def _skeleton(network: Network, inside: tuple[Network, ...]) -> str:
     """Everything but the elements. ``add`` of what is there does nothing, and rules are renewed: the same text always fits."""
     v6 = network.version == 6
     name, ip = _name_of(network), _IP[v6]
-    outside = "" if name in SINGLE.values() else f" {ip} daddr != {network}"
+    alone = _left_alone(name, inside)
+    ranges = f"{{ {', '.join(map(str, alone))} }}" if len(alone) > 1 else "".join(map(str, alone))
+    outside = f" {ip} daddr != {ranges}" if alone else ""
     return (
         f"add table {_T}\n"
         f"add set {_T} {SWEEPS} {{ type mark; }}\n"
@@ -203,16 +209,66 @@ def _skeleton(network: Network) -> str:
 
 
 @lru_cache(1024)
-def _expected(name: str) -> list[dict[str, Any]]:
-    single = {shared: v6 for v6, shared in SINGLE.items()}
-    network = None if name in single else _network_of(name)
-    v6 = single[name] if network is None else network.version == 6
-    prefixes = [] if network is None else [str(network)]
+def _expected(name: str, inside: tuple[Network, ...]) -> list[dict[str, Any]]:
+    v6 = name == SINGLE[True] if name in SINGLE.values() else network_of(name).version == 6
+    alone = _left_alone(name, inside)
     expressions = [_compare("==", v6, "saddr", "@" + name)]
-    for prefix in [*prefixes, MULTICAST[v6]]:
-        address, _, length = prefix.partition("/")
-        expressions.append(_compare("!=", v6, "daddr", {"prefix": {"addr": address, "len": int(length)}}))
+    expressions += [_compare("!=", v6, "daddr", _spans(map(_span, alone)))] if alone else []
+    expressions.append(_compare("!=", v6, "daddr", _spans([_span(ip_network(MULTICAST[v6]))])))
     return [*expressions, {"masquerade": None}]
+
+
+def _left_alone(name: str, inside: tuple[Network, ...]) -> list[Network]:
+    """The destinations of a subnet's pods that are not masqueraded: ranges that do not overlap, the subnet among them. Pods of
+    single addresses share a chain, which has none.
+    """
+    if name in SINGLE.values():
+        return []
+    own = network_of(name)
+    if isinstance(own, IPv4Network):
+        return list(collapse_addresses([own, *(other for other in inside if isinstance(other, IPv4Network))]))
+    return list(collapse_addresses([own, *(other for other in inside if isinstance(other, IPv6Network))]))
+
+
+def _comparable(expressions: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A rule with the ranges of its comparisons in one form: nft tells neighbours of a set apart or as one, as it pleases."""
+    told = []
+    for expression in expressions:
+        match = expression.get("match")
+        right = match.get("right") if isinstance(match, dict) else None
+        if isinstance(match, dict) and isinstance(right, dict):
+            told.append({"match": {**match, "right": _spans(map(_span_of, right.get("set", [right])))}})
+        else:
+            told.append(expression)
+    return told
+
+
+def _span_of(part: Any) -> tuple[int, int]:
+    """First and last address of a part of a comparison, as nft's JSON has it; nothing of ours when it is something else."""
+    if isinstance(part, dict) and "prefix" in part:
+        return _span(ip_network(f"{part['prefix']['addr']}/{part['prefix']['len']}"))
+    if isinstance(part, dict) and "range" in part:
+        low, high = part["range"]
+        return int(ip_address(low)), int(ip_address(high))
+    try:
+        return _span(ip_network(part))
+    except ValueError:
+        return -1, -1
+
+
+def _span(network: Network) -> tuple[int, int]:
+    return int(network.network_address), int(network.broadcast_address)
+
+
+def _spans(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Spans in order, those that touch as one."""
+    merged: list[tuple[int, int]] = []
+    for low, high in sorted(spans):
+        if merged and low <= merged[-1][1] + 1:
+            merged[-1] = (merged[-1][0], max(high, merged[-1][1]))
+        else:
+            merged.append((low, high))
+    return merged
 
 
 def _compare(op: str, v6: bool, field: str, right: Any) -> dict[str, Any]:

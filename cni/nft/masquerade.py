@@ -10,7 +10,7 @@ number of pods. Where ADD sees that a subnet's part of the table is as it should
 
 from __future__ import annotations
 
-from ipaddress import ip_address
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -21,7 +21,7 @@ from cni.nft.masq import TABLE, Table
 from cni.nft.masq_iptables import NatChain
 from cni.nft.ops import RunIptables, RunNft, Sweep
 from cni.nft.reference import MasqRule
-from cni.spec.addresses import Cidr, is_v6
+from cni.spec.addresses import Cidr, is_v6, parse_cidr
 from cni.spec.errors import ConfigError
 from cni.spec.owner import of_network
 
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from cni.spec.owner import Owner
 
 Plan = list[RunNft | RunIptables | Sweep]
+Network = IPv4Network | IPv6Network
 
 BACKENDS = ("nftables", "iptables")
 DEFAULT = "nftables"
@@ -45,11 +46,13 @@ SWEEP = Sweep(
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
     """What was seen. Parts that the verb does not need stay at their defaults.
 
-    addresses: the attachment's. sets: names of our sets. labels: owner's label by address; members: addresses that are in
-    their subnet's set; intact: subnets whose rule is as it should be. table: all of our table, where a search was needed.
+    addresses: the attachment's. inside: ranges that are left alone beside their subnets. sets: names of our sets.
+    labels: owner's label by address; members: addresses that are in their subnet's set; intact: subnets whose rule is as it
+    should be. table: all of our table, where a search was needed.
     """
 
     addresses: tuple[Cidr, ...] = ()
+    inside: tuple[Network, ...] = ()
     sets: tuple[str, ...] = ()
     labels: dict[str, str] = {}
     members: frozenset[str] = frozenset()
@@ -57,6 +60,20 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     table: Table | None = None
     chains: tuple[NatChain, ...] = ()
     masq_rules: tuple[MasqRule, ...] = ()
+
+
+def subnets(host: RuleReaders, addresses: Iterable[Cidr], ranges: Iterable[Network]) -> tuple[Cidr, ...]:
+    """Addresses with the length of the range that they are of: one of ``ranges``, else as they are. One that stands alone by
+    now is given the length of the subnet that our table has it in.
+    """
+    listed, found = tuple(ranges), []
+    for address in addresses:
+        home = next((network for network in listed if address.ip in network), address.network)
+        if home.prefixlen == home.max_prefixlen:
+            names = (name for name in _look_sets(host, True) if masq.holds(name, address.ip))
+            home = next(map(masq.network_of, names), home)
+        found.append(parse_cidr(f"{address.ip}/{home.prefixlen}"))
+    return tuple(found)
 
 
 def validate_backend(backend: str) -> None:
@@ -72,8 +89,9 @@ def look(
     wanted: bool,
     backend: str,
     verb: str = "",
+    inside: tuple[Network, ...] = (),
 ) -> Facts:
-    """Read what a verb needs; without ``verb`` all of it.
+    """Read what a verb needs; without ``verb`` all of it. ``inside`` are ranges that are left alone beside the subnets.
 
     ADD is content with what was so lately: its plan has an answer to whatever it meets. All others must see what is there.
 
@@ -81,7 +99,7 @@ def look(
     only whether something can be there. DEL searches our whole table only when no address is known. What is empty then is
     left to GC.
     """
-    facts = Facts(addresses=addresses)
+    facts = Facts(addresses=addresses, inside=inside)
     if verb in ("ADD", "CHECK") and not wanted:
         return facts
     if verb == "ADD" and backend == "iptables":
@@ -120,9 +138,9 @@ def plan_add(owner: Owner, addresses: tuple[Cidr, ...], backend: str, facts: Fac
         ready = masq.SWEEPS in facts.sets and name in facts.intact
         plan.append(
             RunNft(
-                text=masq.claim(tag, address) if ready else masq.add(tag, address),
-                exists=masq.replace(tag, address),
-                missing=masq.add(tag, address),
+                text=masq.claim(tag, address) if ready else masq.add(tag, address, facts.inside),
+                exists=masq.replace(tag, address, facts.inside),
+                missing=masq.add(tag, address, facts.inside),
                 undo=masq.remove(tag, address.ip, name),
                 what=f"masquerade {address.ip} outside {address.network}",
             )
@@ -207,7 +225,9 @@ def _look_intact(host: RuleReaders, facts: Facts, lately: bool = False) -> froze
     """Those of the addresses' subnets whose rule is as it should be."""
     names = dict.fromkeys(masq.subnet_name(address) for address in facts.addresses)
     there = [name for name in names if name in facts.sets]
-    return frozenset(name for name in there if masq.masquerades(name, host.nft.chain(f"inet {TABLE} {name}", lately)))
+    return frozenset(
+        name for name in there if masq.masquerades(name, host.nft.chain(f"inet {TABLE} {name}", lately), facts.inside)
+    )
 
 
 def _look_elements(host: RuleReaders, facts: Facts) -> Facts:
@@ -248,18 +268,19 @@ def _add_iptables(owner: Owner, addresses: tuple[Cidr, ...], v6: bool, facts: Fa
         return []
     sources = [str(address.ip) for address in mine]
     plan: Plan = []
-    accepts: list[str] = []
+    accepts = [str(network) for network in facts.inside if (network.version == 6) is v6]
+    others: list[str] = []
     for chain in facts.chains:
         if chain.v6 is v6:
             step = reference.remove_chain(chain, sources)
             plan += [step] if step is not None else []
             if any(jump.source not in sources for jump in chain.jumps):
-                accepts += chain.accepts
+                others += chain.accepts
     names = owner.network, owner.container_id
     setup = RunIptables(
         v6=v6,
-        text=masq_iptables.setup(*names, mine, v6, accepts),
-        undo=masq_iptables.teardown(*names, mine, whole=not accepts),
+        text=masq_iptables.setup(*names, mine, v6, [*accepts, *others]),
+        undo=masq_iptables.teardown(*names, mine, whole=not others),
         what=f"masquerade {', '.join(sources)} by iptables chain {masq_iptables.chain_name(*names)}",
     )
     return [*plan, setup]
@@ -285,10 +306,16 @@ def _by_chain(address: Cidr, facts: Facts) -> bool:
     return any(
         chain.v6 is is_v6(address)
         and chain.masquerades
-        and str(address.network) in chain.accepts
+        and {str(network) for network in facts.inside if network.version == address.version} <= set(chain.accepts)
+        and any(address.network.subnet_of(network) for network in _networks(chain.accepts, address))  # type: ignore[arg-type]
         and any(jump.source == str(address.ip) for jump in chain.jumps)
         for chain in facts.chains
     )
+
+
+def _networks(texts: Iterable[str], like: Cidr) -> list[Network]:
+    """Those of an address's family."""
+    return [network for network in map(ip_network, texts) if network.version == like.version]
 
 
 def _by_masq_rule(owner: Owner, address: Cidr, facts: Facts) -> bool:

@@ -553,6 +553,112 @@ def test_a_route_from_an_address_that_nobody_has(lab: Lab, dst: str, source: str
     assert number(lambda: lab.pod.add_route("eth0", route(dst), parse_ip(source))) == errno.EINVAL
 
 
+def test_a_link_local_next_hop(lab: Lab) -> None:
+    """Nobody needs to have the address, or a route to it."""
+    lab.veth()
+    assert number(lambda: lab.pod.add_route("eth0", route("::/0", "fe80::1"))) == errno.ENETDOWN
+    lab.pod.set_link("eth0", up=True)
+    assert lab.pod.add_route("eth0", route("::/0", "fe80::1")) is True
+    assert "::/0 via fe80::1 table 254 scope 0 metric 1024 proto 4" in told(v6(lab.pod.routes("eth0")))
+
+
+def test_neighbours(lab: Lab) -> None:
+    """Those that were made for good, and no others; they die with the link."""
+    lab.running()
+    for address in ("169.254.1.1", "fe80::1"):
+        lab.pod.add_neighbour("eth0", parse_ip(address), "02:00:00:00:00:08")
+        lab.pod.add_neighbour("eth0", parse_ip(address), HOST_MAC)
+    expected = {("169.254.1.1", HOST_MAC), ("fe80::1", HOST_MAC)}
+    assert {(str(it.address), it.mac) for it in lab.pod.neighbours("eth0")} == expected
+    if lab.judge:
+        seen = observe.ip(lab.judge, "neigh", "show", "nud", "permanent", pod=POD)
+        assert {(entry["dst"], entry["lladdr"]) for entry in seen} >= expected
+    assert lab.pod.neighbours("nothing") == ()
+    lab.root.delete_link("veth1")
+    assert lab.pod.neighbours("eth0") == ()
+    assert number(lambda: lab.pod.add_neighbour("eth0", parse_ip("169.254.1.1"), HOST_MAC)) == errno.ENODEV
+
+
+# -- routes to other nodes --
+
+
+def test_ways(lab: Lab) -> None:
+    """On a link, behind a next hop, this host itself, nowhere."""
+    lab.running()
+    lab.pod.add_route("eth0", route("192.0.2.0/24", "10.0.0.1"))
+    lab.pod.add_route("eth0", route("fd01::/64", "fd00::1"))
+    for address, dst, gw, on_link, local in (
+        ("10.0.0.9", "10.0.0.0/24", None, True, False),
+        ("fd00::9", "fd00::/64", None, True, False),
+        ("192.0.2.9", "192.0.2.0/24", "10.0.0.1", False, False),
+        ("fd01::9", "fd01::/64", "fd00::1", False, False),
+        ("10.0.0.5", "10.0.0.5/32", None, False, True),
+        ("fd00::5", "fd00::5/128", None, False, True),
+    ):
+        way = lab.pod.way(parse_ip(address))
+        assert way is not None, address
+        assert (str(way.dst), way.gw and str(way.gw), way.on_link, way.local) == (dst, gw, on_link, local)
+    for address in ("198.51.100.9", "fd02::9"):
+        assert lab.pod.way(parse_ip(address)) is None
+
+
+@pytest.mark.root
+def test_ways_that_lead_nowhere(node: Node) -> None:
+    """Routes that say so are no ways; where there are several next hops none of them is on a link."""
+    for line in (
+        "ip link add a0 type veth peer name a1",
+        "ip addr add 10.0.0.5/24 dev a0",
+        "ip link set a0 up",
+        "ip link set a1 up",
+        "ip route add unreachable 192.0.2.0/25",
+        "ip route add blackhole 192.0.2.128/25",
+        "ip route add 198.51.100.0/24 nexthop via 10.0.0.1 nexthop via 10.0.0.2",
+        "ip route add 203.0.113.0/24 via inet6 fe80::1 dev a0",
+    ):
+        node.sh(line)
+    addresses = ("192.0.2.1", "192.0.2.129", "198.51.100.9", "203.0.113.9")
+
+    def ways(doors: object) -> list[bool | None]:
+        kernel = Kernel()
+        found = [kernel.way(parse_ip(address)) for address in addresses]
+        kernel.close()
+        return [way and way.on_link for way in found]
+
+    assert inside(node, ways) == [None, None, False, False]
+
+
+def test_next_hops(lab: Lab) -> None:
+    """One for each range and metric; setting it again changes nothing, or the next hop."""
+    lab.running()
+    hops = {("10.9.0.0/24", 7): "10.0.0.1", ("10.9.0.0/24", 8): "10.0.0.2", ("fd09::/64", 7): "fd00::1"}
+    for (dst, metric), via in hops.items():
+        lab.pod.set_next_hop(parse_cidr(dst), parse_ip("fd00::3" if ":" in dst else "10.0.0.3"), metric)
+        lab.pod.set_next_hop(parse_cidr(dst), parse_ip(via), metric)
+        lab.pod.set_next_hop(parse_cidr(dst), parse_ip(via), metric)
+    lab.pod.add_route("eth0", route("10.8.0.0/24", "10.0.0.1"))  # not ours
+    assert {(str(dst), metric): str(via) for (dst, metric), via in lab.pod.next_hops().items()} == hops
+    way = lab.pod.way(parse_ip("10.9.0.1"))
+    assert way is not None
+    assert (str(way.dst), str(way.gw), way.priority, way.protocol) == ("10.9.0.0/24", "10.0.0.1", 7, 112)
+    if lab.judge:
+        seen = observe.routes(lab.judge, pod=POD)
+        ours = {(entry["dst"], entry["metric"]): entry["gateway"] for entry in seen if entry.get("protocol") == "112"}
+        assert ours == hops
+    assert lab.pod.drop_next_hop(parse_cidr("10.9.0.0/24"), parse_ip("10.0.0.2"), 7) is False
+    assert lab.pod.drop_next_hop(parse_cidr("10.9.0.0/24"), parse_ip("10.0.0.1"), 7) is True
+    assert lab.pod.drop_next_hop(parse_cidr("10.9.0.0/24"), parse_ip("10.0.0.1"), 7) is False
+    assert {metric for dst, metric in lab.pod.next_hops() if str(dst) == "10.9.0.0/24"} == {8}
+
+
+@pytest.mark.parametrize(
+    ("dst", "via", "expected"), [("10.9.0.0/24", "192.0.2.1", errno.ENETUNREACH), ("fd09::/64", "fd08::1", errno.EHOSTUNREACH)]
+)
+def test_a_node_must_be_on_a_link(lab: Lab, dst: str, via: str, expected: int) -> None:
+    lab.running()
+    assert number(lambda: lab.pod.set_next_hop(parse_cidr(dst), parse_ip(via), 7)) == expected
+    assert lab.pod.next_hops() == {}
+
+
 # -- the fake alone --
 
 

@@ -99,6 +99,14 @@ REQUESTS = {
             ["RTA_METRICS", {"attrs": [["RTAX_MTU", 1400], ["RTAX_ADVMSS", 1300]]}],
         ],
     ),
+    "neighbour": Request(
+        m.RTM_NEWNEIGH,
+        m.NLM_F_CREATE | m.NLM_F_REPLACE,
+        {"family": 2, "ifindex": 3, "state": 0x80},
+        [["NDA_DST", V4], ["NDA_LLADDR", "02:00:00:00:00:01"]],
+    ),
+    "route lookup": Request(m.RTM_GETROUTE, 0, {"family": 10, "dst_len": 128, "flags": 0x2000}, [["RTA_DST", V6]]),
+    "next hop goes": Request(m.RTM_DELROUTE, 0, {"family": 2, "dst_len": 24, "proto": 112}, [["RTA_DST", "10.9.0.0"]]),
     "route of IPv6": Request(m.RTM_NEWROUTE, 0, {"family": 10, "dst_len": 64}, [["RTA_DST", "fd00:9::"], ["RTA_GATEWAY", V6]]),
 }
 

@@ -29,6 +29,27 @@ CNITOOL = ROOT / "build" / "tools" / "cnitool"
 BOOKKEEPING = ("/var/lib/cni/results", "/var/lib/cni/networks", "/run/podwire")
 
 
+# Addresses of the nodes in conf/host-gw.conflist on the segment that they share.
+NODE_ADDRESSES = (("192.0.2.11/24", "fd00:111:99::11/64"), ("192.0.2.12/24", "fd00:111:99::12/64"))
+
+
+def conflist(name: str, **changes: Any) -> Config:
+    """A list of conf/, with changed keys."""
+    document: Config = json.loads((CONF / f"{name}.conflist").read_text())
+    return {**document, **changes}
+
+
+def join_segment(node: Node, number: int) -> None:
+    """Give a node its addresses on the segment; without a link ``seg0`` it is alone there."""
+    four, six = NODE_ADDRESSES[number]
+    node.sh(f"""
+        ip link show seg0 >/dev/null 2>&1 || ip link add seg0 type veth peer name seg1
+        ip addr add {four} dev seg0
+        ip link set seg0 up
+        ip addr add {six} dev seg0 nodad
+    """)
+
+
 class Failure(AssertionError):
     """cnitool ended with an error; the text is what it said."""
 
@@ -115,8 +136,9 @@ IPTABLES_NAT_CHAINS = ("PREROUTING", "INPUT", "OUTPUT", "POSTROUTING")
 def leftovers(before: dict[str, Any], after: dict[str, Any], bridge: str = "") -> list[str]:
     """What is there more, or differs, beside the things that attachments share and that stay on purpose.
 
-    Those are: the bridge with its gateway addresses and their routes, forwarding switched on, tables of ours without a single
-    element, and, with the iptables backend, the empty built-in chains of the nat tables, which any iptables command makes.
+    Those are: the bridge with its gateway addresses and their routes, routes to other nodes' pods, forwarding switched on,
+    tables of ours without a single element, and, with the iptables backend, the empty built-in chains of the nat tables, which
+    any iptables command makes.
     """
     found = []
     for key in sorted({*before, *after}):
@@ -133,10 +155,15 @@ def leftovers(before: dict[str, Any], after: dict[str, Any], bridge: str = "") -
             found += [f"link {name}: {told}" for name, told in new.items() if name != bridge and told != old.get(name)]
             found += [f"link {name} is gone" for name in old if name not in new]
         elif key == "node routes":
-            found += [f"route {route}" for route in new if route not in old and json.loads(route)["dev"] != bridge]
+            found += [f"route {route}" for route in new if route not in old and not _stays(json.loads(route), bridge)]
         elif old != new:
             found += observe.difference({key: old}, {key: new})
     return found
+
+
+def _stays(route: Config, bridge: str) -> bool:
+    """Whether other attachments use a route, too: through the bridge, or one of ours to another node's pods."""
+    return route["dev"] == bridge or ("gateway" in route and route.get("protocol") == "112")
 
 
 def holds_something(entry: Config) -> bool:

@@ -27,7 +27,7 @@ OURS = '#!/bin/sh\nexec python3 -m cni {} "$@"\n'
 # cannot be pinned, or a pod's not be announced, is no failure.
 CHANGES = (
     (FakeKernel, ("create_bridge", "create_veth", "set_link", "delete_link", "add_address", "delete_address")),
-    (FakeKernel, ("add_route", "set_vlans", "admit_vlan", "create_vlan")),
+    (FakeKernel, ("add_route", "set_vlans", "admit_vlan", "create_vlan", "add_neighbour", "set_next_hop", "drop_next_hop")),
     (FakeNft, ("run",)),
     (FakeIptables, ("restore",)),
     (FakeHost, ("write_sysctls",)),
@@ -41,6 +41,12 @@ DUAL = {
     "ranges": [[{"subnet": "10.1.0.0/24"}], [{"subnet": "fd00:1::/64"}]],
     "routes": [{"dst": "192.0.2.0/24"}],
 }
+
+# The first is the host itself, see Machine.uplink.
+NODES = [
+    *({"podCIDR": "10.1.0.0/24", "via": "192.0.2.1"}, {"podCIDR": "10.1.1.0/24", "via": "192.0.2.2"}),
+    {"podCIDR": "fd00:1:0:1::/64", "via": "fd00:2::2"},
+]
 
 # What attachments are made of, for the suites that let every step of every plan fail.
 CONFIGS: dict[str, dict[str, Any]] = {
@@ -70,6 +76,9 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "ptp": {"type": "ptp", "ipam": V4},
     "ptp-layer-2": {"type": "ptp", "mtu": 1400},
     "ptp-everything": {"type": "ptp", "ipam": DUAL, "ipMasq": True, "mtu": 1400},
+    "host-gw": {"type": "host-gw", "ipam": V4},
+    "host-gw-everything": {"type": "host-gw", "ipam": DUAL, "nodes": NODES, "ipMasq": True, "mtu": 1400},
+    "host-gw-iptables": {"type": "host-gw", "ipam": DUAL, "nodes": NODES, "ipMasq": True, "ipMasqBackend": "iptables"},
     "ptp-iptables": {"type": "ptp", "ipam": DUAL, "ipMasq": True, "ipMasqBackend": "iptables"},
 }
 

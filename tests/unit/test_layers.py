@@ -23,7 +23,9 @@ PACKAGES = ("cni", "ipam", "agent")
 IMPURE = ("os", "socket", "subprocess", "time", "logging", "sys", "ctypes", "select", "fcntl", "threading", "random")
 
 SPEC = ("cni.spec",)
-PURE_NET = tuple(f"cni.net.{name}" for name in ("ops", "facts", "configure", "gateway", "verify", "veth", "vlans"))
+PURE_NET = tuple(
+    f"cni.net.{name}" for name in ("ops", "facts", "configure", "gateway", "nodes", "routed", "verify", "veth", "vlans")
+)
 PURE_NFT = tuple(
     f"cni.nft.{name}" for name in ("elements", "ops", "listing", "masq", "masq_iptables", "masquerade", "reference", "spoof")
 )

@@ -102,6 +102,21 @@ TABLE: list[tuple[Any, str, Any]] = [
         "write sysctls on the host: net/a=0",
         ops.SetSysctls(side=HOST, values=(("net/a", "2"),)),
     ),
+    (
+        ops.AddNeighbour(side=SANDBOX, ifname="eth0", address=ip_address("169.254.1.1"), mac="02::1"),
+        "make 169.254.1.1 the neighbour 02::1 of eth0 on the sandbox",
+        None,
+    ),
+    (
+        ops.SetNextHop(dst=V4, via=ip_address("192.0.2.2"), metric=7),
+        "lead the route to 10.0.0.5/24 through node 192.0.2.2",
+        None,
+    ),
+    (
+        ops.DropNextHop(dst=V4, via=ip_address("192.0.2.2"), metric=7),
+        "remove the route to 10.0.0.5/24 through node 192.0.2.2",
+        None,
+    ),
     (ops.AwaitPort(name="veth1"), "wait until veth1 is up", None),
     (ops.AwaitDad(ifname="eth0"), "wait for duplicate address detection on eth0", None),
     (

@@ -1,0 +1,98 @@
+"""A veth without a bridge, as ptp and host-gw have it: the host's end, its routes to the pod, forwarding. ``look`` reads; the
+rest is pure.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from cni.net.configure import FORWARDING, forwarding_problems
+from cni.net.facts import Link, RouteSeen
+from cni.net.ops import HOST, AddAddress, AddRoute, CreateVeth, Plan, SetSysctls
+from cni.net.verify import route_problems
+from cni.spec import mac
+from cni.spec.addresses import Cidr, is_v6, single
+from cni.spec.result import Interface, Result, Route
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from cni.net.host import Host
+    from cni.net.veth import Ends
+    from cni.spec.call import Call
+    from cni.spec.mac import Args, RuntimeConfig
+
+# The container's place in the result's list of interfaces: after the host's end.
+CONTAINER = 1
+
+
+class HostSide(msgspec.Struct, frozen=True):
+    """The host's end and what the host has for the pod."""
+
+    link: Link | None = None
+    addresses: tuple[Cidr, ...] = ()
+    routes: tuple[RouteSeen, ...] = ()
+    forwarding: tuple[bool, ...] = (False, False)
+
+
+def interfaces(call: Call, args: Args, runtime: RuntimeConfig, mtu: int) -> tuple[Interface, Interface]:
+    """The two ends as the result lists them."""
+    owner = call.owner
+    return (
+        Interface(name=owner.host_veth, mac=owner.mac("host"), mtu=mtu),
+        Interface(name=call.ifname, mac=mac.chosen(args, runtime, call), mtu=mtu, sandbox=call.netns),
+    )
+
+
+def plan_veth(call: Call, result: Result) -> Plan:
+    """The pair, and what the host's end must not do."""
+    host_end, container = result.interfaces
+    # A pod must not be able to give the host routes (CVE-2020-10749). And while the host's link-local address is being tested
+    # for duplicates, the host asks for no neighbour: a second or two in which it cannot reach the pod by IPv6.
+    quiet = tuple((f"net/ipv6/conf/{host_end.name}/{key}", "0") for key in ("accept_ra", "accept_dad"))
+    return [
+        CreateVeth(
+            name=host_end.name,
+            mac=host_end.mac,
+            peer=container.name,
+            peer_mac=container.mac,
+            mtu=host_end.mtu,
+            label=call.owner.label,
+        ),
+        SetSysctls(side=HOST, values=quiet),
+    ]
+
+
+def plan_host(result: Result, own: Iterable[Cidr], protocol: int) -> Plan:
+    """The host's ``own`` addresses on its end, and a route to each address of the pod, with the number of who made it."""
+    name = result.interfaces[0].name
+    to_pod = [Route(single(ip.address.ip)) for ip in result.ips]
+    return [
+        *(AddAddress(side=HOST, ifname=name, address=address) for address in own),
+        *(AddRoute(side=HOST, ifname=name, route=route, protocol=protocol) for route in to_pod),
+    ]
+
+
+def look(host: Host, ends: Ends) -> HostSide:
+    """What is there of it."""
+    forwarding = tuple(host.sysctl(HOST, FORWARDING[v6]) == "1" for v6 in (False, True))
+    if ends.host is None:
+        return HostSide(forwarding=forwarding)
+    name = ends.host.name
+    return HostSide(ends.host, host.root.addresses(name), host.root.routes(name), forwarding)
+
+
+def check(side: HostSide, mine: Result, own: Iterable[Cidr], mtu: int) -> list[str]:
+    """A line for each thing that is not as ``plan_veth`` and ``plan_host`` made it; ``mine`` is the pod's by prevResult."""
+    problems = forwarding_problems((is_v6(ip.address) for ip in mine.ips), side.forwarding)
+    if side.link is None:
+        return ["the host's end of the veth is gone", *problems]
+    name = side.link.name
+    problems += [] if side.link.up else [f"{name} is down"]
+    if mtu and side.link.mtu != mtu:
+        problems.append(f"{name} has MTU {side.link.mtu}, expected {mtu}")
+    problems += [f"address {cidr} is gone from {name}" for cidr in own if cidr not in side.addresses]
+    to_pod = Result(routes=tuple(Route(single(ip.address.ip)) for ip in mine.ips))
+    return problems + route_problems(to_pod, name, side.routes)
