@@ -60,11 +60,11 @@ test: deps $(STAMP) $(CNITOOL) $(SHIM) $(BUNDLE) ## the default test run
 
 test-agent: deps $(STAMP) $(CNITOOL) $(SHIM) ## the tests on a real kernel once more, through the native client and the agent
 	$(PYTEST) --agent tests/netns tests/wire/test_fuzz.py::test_executables tests/e2e/test_cnitool.py tests/e2e/test_interop.py \
-		tests/e2e/test_kill.py $(PYTEST_ARGS)
+		tests/e2e/test_kill.py tests/e2e/test_nodes.py $(PYTEST_ARGS)
 
 test-slow: deps $(STAMP) $(CNITOOL) $(SHIM) $(BUNDLE) ## the tests that take minutes, and a search for new examples of bad input
 	$(PYTEST) -m slow $(PYTEST_ARGS)
-	$(PYTEST) -m slow --agent tests/e2e/test_kill.py $(PYTEST_ARGS)
+	$(PYTEST) -m slow --agent tests/e2e/test_kill.py tests/e2e/test_nodes.py $(PYTEST_ARGS)
 	PODWIRE_EXAMPLES=search $(PYTEST) tests/unit tests/wire/test_fuzz.py $(PYTEST_ARGS)
 
 test-machine: deps $(STAMP) $(CNITOOL) ## the tests that need a fuller kernel, in an emulated machine

@@ -152,7 +152,8 @@ class Kernel:
         for family in (socket.AF_INET, socket.AF_INET6):
             fields = {"family": family, "table": RT_TABLE_MAIN, "proto": RTPROT_PODWIRE}
             for message in self._wire.dump(m.RTM_GETROUTE, fields, [], "cannot list routes"):
-                found |= next_hops_of(message)
+                if (message["proto"], message["table"]) == (RTPROT_PODWIRE, RT_TABLE_MAIN):  # old kernels tell all of them
+                    found |= next_hops_of(message)
         return found
 
     def neighbours(self, ifname: str) -> tuple[NeighbourSeen, ...]:
