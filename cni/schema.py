@@ -13,13 +13,12 @@ from typing import Any
 
 import msgspec
 
-from cni.net.configure import MTU_RANGE
 from cni.net.vlans import VID_MAX
-from cni.nft.masquerade import BACKENDS
 from cni.registry import PLUGINS
 from cni.spec import versions
 from cni.spec.addresses import Cidr, Ip, Mac
 from cni.spec.conf import COMMON_KEYS
+from cni.spec.keys import BACKENDS, MTU_RANGE
 from ipam.registry import PROVIDERS
 
 Json = dict[str, Any]
@@ -98,10 +97,12 @@ _SUBNET = {"pattern": _cidr(("[0-9]|[12][0-9]|30", "[0-9]|[1-9][0-9]|1[01][0-9]|
 
 _MTU = {"anyOf": [{"const": 0}, {"minimum": MTU_RANGE.start, "maximum": MTU_RANGE.stop - 1}]}
 
+VETH = ("bridge", "host-gw", "ptp")
+
 # What the types of a record cannot say, by the plugin and the path of the key. The plugins check the same when they parse.
 NARROWER: dict[tuple[str, str], Json] = {
-    **{(plugin, "ipMasqBackend"): {"enum": ["", *BACKENDS]} for plugin in ("bridge", "ptp")},
-    **{(plugin, "mtu"): _MTU for plugin in ("bridge", "ptp")},
+    **{(plugin, "ipMasqBackend"): {"enum": ["", *BACKENDS]} for plugin in VETH},
+    **{(plugin, "mtu"): _MTU for plugin in VETH},
     ("bridge", "vlan"): {"minimum": 0, "maximum": VID_MAX},
     ("bridge", "vlanTrunk[].minID"): {"minimum": 1, "maximum": VID_MAX},
     ("bridge", "vlanTrunk[].maxID"): {"minimum": 1, "maximum": VID_MAX},

@@ -12,7 +12,6 @@ from cni.spec.result import SCOPE_LINK, Result, Route
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-MTU_RANGE = range(68, 65536)
 IPV6_MIN_MTU = 1280
 
 FORWARDING = {False: "net/ipv4/ip_forward", True: "net/ipv6/conf/all/forwarding"}
@@ -103,12 +102,6 @@ def plan_forwarding(families: Iterable[bool]) -> Plan:
 def forwarding_problems(families: Iterable[bool], forwarding: tuple[bool, ...]) -> list[str]:
     """A line for each family that is not forwarded; ``forwarding`` says so for IPv4 and for IPv6."""
     return [f"forwarding is off: {FORWARDING[v6]} is not 1" for v6 in sorted(set(families)) if not forwarding[int(v6)]]
-
-
-def validate_mtu(mtu: int) -> None:
-    """ConfigError for an MTU that no link can have; 0 is the kernel's default."""
-    if mtu and mtu not in MTU_RANGE:
-        raise ConfigError(f"invalid mtu {mtu}: expected {MTU_RANGE.start} to {MTU_RANGE.stop - 1}")
 
 
 def check_mtu(mtu: int, addresses: Iterable[Cidr]) -> str:

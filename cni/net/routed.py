@@ -12,7 +12,6 @@ from cni.net.configure import FORWARDING, forwarding_problems
 from cni.net.facts import Link, RouteSeen
 from cni.net.ops import HOST, AddAddress, AddRoute, CreateVeth, Plan, SetSysctls
 from cni.net.verify import route_problems
-from cni.spec import mac
 from cni.spec.addresses import Cidr, is_v6, single
 from cni.spec.result import Interface, Result, Route
 
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
     from cni.net.host import Host
     from cni.net.veth import Ends
     from cni.spec.call import Call
-    from cni.spec.mac import Args, RuntimeConfig
 
 # The container's place in the result's list of interfaces: after the host's end.
 CONTAINER = 1
@@ -37,12 +35,12 @@ class HostSide(msgspec.Struct, frozen=True):
     forwarding: tuple[bool, ...] = (False, False)
 
 
-def interfaces(call: Call, args: Args, runtime: RuntimeConfig, mtu: int) -> tuple[Interface, Interface]:
-    """The two ends as the result lists them."""
+def interfaces(call: Call, mac: str, mtu: int) -> tuple[Interface, Interface]:
+    """The two ends as the result lists them; ``mac`` is the pod's."""
     owner = call.owner
     return (
         Interface(name=owner.host_veth, mac=owner.mac("host"), mtu=mtu),
-        Interface(name=call.ifname, mac=mac.chosen(args, runtime, call), mtu=mtu, sandbox=call.netns),
+        Interface(name=call.ifname, mac=mac, mtu=mtu, sandbox=call.netns),
     )
 
 

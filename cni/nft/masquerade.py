@@ -22,7 +22,6 @@ from cni.nft.masq_iptables import NatChain
 from cni.nft.ops import RunIptables, RunNft, Sweep
 from cni.nft.reference import MasqRule
 from cni.spec.addresses import Cidr, is_v6, parse_cidr
-from cni.spec.errors import ConfigError
 from cni.spec.owner import of_network
 
 if TYPE_CHECKING:
@@ -34,8 +33,6 @@ if TYPE_CHECKING:
 Plan = list[RunNft | RunIptables | Sweep]
 Network = IPv4Network | IPv6Network
 
-BACKENDS = ("nftables", "iptables")
-DEFAULT = "nftables"
 
 LISTING = f"list table inet {TABLE}"
 SWEEP = Sweep(
@@ -74,12 +71,6 @@ def subnets(host: RuleReaders, addresses: Iterable[Cidr], ranges: Iterable[Netwo
             home = next(map(masq.network_of, names), home)
         found.append(parse_cidr(f"{address.ip}/{home.prefixlen}"))
     return tuple(found)
-
-
-def validate_backend(backend: str) -> None:
-    """ConfigError for a value of ``ipMasqBackend`` that is none; empty is the default."""
-    if backend not in ("", *BACKENDS):
-        raise ConfigError(f"invalid ipMasqBackend {backend!r}: expected {' or '.join(BACKENDS)}")
 
 
 def look(

@@ -14,18 +14,17 @@ import msgspec
 from msgspec import Meta
 
 from cni.net import nodes, routed, veth
-from cni.net.configure import check_mtu, default_routes, plan_forwarding, plan_interface, validate_mtu
+from cni.net.configure import check_mtu, default_routes, plan_forwarding, plan_interface
 from cni.net.facts import NeighbourSeen, RouteSeen
 from cni.net.nodes import Document, Node
 from cni.net.ops import RTPROT_PODWIRE, SANDBOX, AddNeighbour, Plan
 from cni.net.verify import own, route_problems
 from cni.nft import masquerade
 from cni.nft.ops import Unread, attempt, require
-from cni.spec import mac
 from cni.spec.addresses import Cidr, Ip, is_v6, parse_ip, single
-from cni.spec.conf import Dns, Ipam, NetConf, convert, decode_document, read
+from cni.spec.conf import Dns, Ipam, convert, decode_document, read
 from cni.spec.errors import CNIError, ConfigError, DecodeError, NotAvailable, TryAgain
-from cni.spec.mac import Args, RuntimeConfig
+from cni.spec.keys import VethConf
 from cni.spec.result import SCOPE_LINK, AssignedIp, Result, Route
 
 if TYPE_CHECKING:
@@ -41,7 +40,7 @@ CREATES_INTERFACE = True
 NEXT_HOP: dict[bool, Ip] = {False: parse_ip("169.254.1.1"), True: parse_ip("fe80::1")}
 
 
-class Conf(NetConf, frozen=True, kw_only=True, rename="camel"):
+class Conf(VethConf, frozen=True, kw_only=True, rename="camel"):
     """The keys of host-gw."""
 
     nodes: Annotated[tuple[Node, ...], Meta(description="The nodes, this one too if you like.")] = ()
@@ -49,20 +48,7 @@ class Conf(NetConf, frozen=True, kw_only=True, rename="camel"):
     ip_masq: Annotated[
         bool, Meta(description="Masquerade what pods send to destinations outside their subnet and the ranges of nodes.")
     ] = False
-    ip_masq_backend: Annotated[str, Meta(description="How to masquerade: nftables (the default) or iptables.")] = ""
-    mtu: Annotated[int, Meta(description="MTU of the veth; 0 is the kernel's default.")] = 0
     ipam: Annotated[Ipam, Meta(description="Who gives addresses; required.")] = Ipam()
-    args: Annotated[
-        Args, Meta(description="What an orchestrator passes along; args.cni.mac is the pod's hardware address.")
-    ] = Args()
-    runtime_config: Annotated[RuntimeConfig, Meta(description="Set by the runtime for declared capabilities; here mac.")] = (
-        RuntimeConfig()
-    )
-
-    @property
-    def backend(self) -> str:
-        """The masquerade backend."""
-        return self.ip_masq_backend or masquerade.DEFAULT
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,9 +71,7 @@ def parse(call: Call) -> Conf:
     """The configuration; DEL and GC take one whose values ADD would refuse."""
     conf = read(call, Conf)
     if call.verb not in ("DEL", "GC"):
-        validate_mtu(conf.mtu)
-        masquerade.validate_backend(conf.ip_masq_backend)
-        mac.chosen(conf.args, conf.runtime_config, call)
+        conf.validate(call)
         nodes.validate(conf.nodes, "nodes")
         if not conf.ipam.type:
             raise ConfigError("host-gw needs an IPAM plugin", "routes lead to addresses: add 'ipam', for example host-local")
@@ -238,7 +222,7 @@ def _result(conf: Conf, call: Call, lease: Result) -> Result:
             raise ConfigError(f"{ip.address} is no address for an interface")
     ips = tuple(AssignedIp(single(ip.address.ip), NEXT_HOP[is_v6(ip.address)], routed.CONTAINER) for ip in lease.ips)
     dns = conf.dns if conf.dns != Dns() else lease.dns
-    ends = routed.interfaces(call, conf.args, conf.runtime_config, conf.mtu)
+    ends = routed.interfaces(call, conf.mac(call), conf.mtu)
     result = Result(interfaces=ends, ips=ips, routes=lease.routes, dns=dns)
     return msgspec.structs.replace(result, routes=default_routes(result))
 

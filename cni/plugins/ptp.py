@@ -9,24 +9,22 @@ detection (P#680), the hardware address can be given, CHECK looks at the host's 
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import msgspec
-from msgspec import Meta
 
 from cni.net import routed, veth
-from cni.net.configure import check_mtu, gateway_routes, plan_forwarding, plan_interface, validate_mtu
+from cni.net.configure import check_mtu, gateway_routes, plan_forwarding, plan_interface
 from cni.net.facts import RouteSeen
 from cni.net.gateway import with_gateways
 from cni.net.ops import RTPROT_STATIC, SANDBOX, Plan, SetLink
 from cni.net.verify import own, route_problems
 from cni.nft import masquerade
 from cni.nft.ops import Unread, attempt, require
-from cni.spec import mac
 from cni.spec.addresses import Cidr, Ip, is_v6, single
-from cni.spec.conf import Dns, Ipam, NetConf, read
+from cni.spec.conf import Dns, read
 from cni.spec.errors import ConfigError
-from cni.spec.mac import Args, RuntimeConfig
+from cni.spec.keys import VethConf
 from cni.spec.result import Result
 
 if TYPE_CHECKING:
@@ -37,24 +35,8 @@ if TYPE_CHECKING:
 CREATES_INTERFACE = True
 
 
-class Conf(NetConf, frozen=True, kw_only=True, rename="camel"):
+class Conf(VethConf, frozen=True, kw_only=True, rename="camel"):
     """The keys of ptp."""
-
-    ip_masq: Annotated[bool, Meta(description="Masquerade what pods send to destinations outside their subnet.")] = False
-    ip_masq_backend: Annotated[str, Meta(description="How to masquerade: nftables (the default) or iptables.")] = ""
-    mtu: Annotated[int, Meta(description="MTU of the veth; 0 is the kernel's default.")] = 0
-    ipam: Annotated[Ipam, Meta(description="Who gives addresses; without it the veth has none.")] = Ipam()
-    args: Annotated[
-        Args, Meta(description="What an orchestrator passes along; args.cni.mac is the pod's hardware address.")
-    ] = Args()
-    runtime_config: Annotated[RuntimeConfig, Meta(description="Set by the runtime for declared capabilities; here mac.")] = (
-        RuntimeConfig()
-    )
-
-    @property
-    def backend(self) -> str:
-        """The masquerade backend."""
-        return self.ip_masq_backend or masquerade.DEFAULT
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,9 +53,7 @@ def parse(call: Call) -> Conf:
     """The configuration; DEL and GC take one whose values ADD would refuse."""
     conf = read(call, Conf)
     if call.verb not in ("DEL", "GC"):
-        validate_mtu(conf.mtu)
-        masquerade.validate_backend(conf.ip_masq_backend)
-        mac.chosen(conf.args, conf.runtime_config, call)
+        conf.validate(call)
     return conf
 
 
@@ -99,7 +79,7 @@ def plan_add(conf: Conf, call: Call, facts: Facts, lease: Result) -> tuple[Plan,
     """From nothing to a working attachment: the pod's side, then the host's, what others share at the end."""
     ips = with_gateways(lease.ips, routed.CONTAINER, True)
     dns = conf.dns if conf.dns != Dns() else lease.dns
-    ends = routed.interfaces(call, conf.args, conf.runtime_config, conf.mtu)
+    ends = routed.interfaces(call, conf.mac(call), conf.mtu)
     result = Result(interfaces=ends, ips=ips, routes=lease.routes, dns=dns)
     addresses = tuple(ip.address for ip in ips)
     wrong_mtu = check_mtu(conf.mtu, addresses)

@@ -19,10 +19,10 @@ from typing import Any, NamedTuple
 import msgspec
 import pytest
 
-from cni.net.configure import MTU_RANGE
 from cni.registry import PLUGINS
 from cni.spec import errors, versions
 from cni.spec.call import ARGS_KEYS, REQUIRED, VERBS, Call
+from cni.spec.keys import MTU_RANGE
 from cni.spec.result import read_result
 from ipam.registry import PROVIDERS
 from tests.wire.cases import DATA

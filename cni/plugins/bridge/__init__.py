@@ -216,7 +216,7 @@ def _result(conf: Conf, call: Call, lease: Result) -> Result:
     interfaces = [
         Interface(name=conf.bridge),
         Interface(name=call.owner.host_veth, mac=call.owner.mac("host"), mtu=conf.mtu),
-        Interface(name=call.ifname, mac=mac.chosen(conf.args, conf.runtime_config, call), mtu=conf.mtu, sandbox=call.netns),
+        Interface(name=call.ifname, mac=conf.mac(call), mtu=conf.mtu, sandbox=call.netns),
     ]
     if conf.vlan and conf.gateway:
         interfaces.append(Interface(name=conf.gateway_link))

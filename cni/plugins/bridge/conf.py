@@ -7,19 +7,16 @@ from typing import TYPE_CHECKING, Annotated
 from msgspec import Meta
 
 from cni.net import vlans
-from cni.net.configure import validate_mtu
 from cni.net.vlans import Trunk
-from cni.nft import masquerade
-from cni.spec import mac
-from cni.spec.conf import Ipam, NetConf, check_ifname, check_new_ifname, read
+from cni.spec.conf import Ipam, check_ifname, check_new_ifname, read
 from cni.spec.errors import ConfigError
-from cni.spec.mac import Args, RuntimeConfig
+from cni.spec.keys import VethConf
 
 if TYPE_CHECKING:
     from cni.spec.call import Call
 
 
-class Conf(NetConf, frozen=True, kw_only=True, rename="camel"):
+class Conf(VethConf, frozen=True, kw_only=True, rename="camel"):
     """The keys of bridge."""
 
     bridge: Annotated[str, Meta(description="Name of the bridge; created when it is not there.")] = "cni0"
@@ -30,8 +27,6 @@ class Conf(NetConf, frozen=True, kw_only=True, rename="camel"):
     force_address: Annotated[
         bool, Meta(description="Replace an address of the bridge that is in the gateway's way, instead of failing.")
     ] = False
-    ip_masq: Annotated[bool, Meta(description="Masquerade what pods send to destinations outside their subnet.")] = False
-    ip_masq_backend: Annotated[str, Meta(description="How to masquerade: nftables (the default) or iptables.")] = ""
     mtu: Annotated[int, Meta(description="MTU of the veth and of a bridge created for it; 0 is the kernel's default.")] = 0
     hairpin_mode: Annotated[
         bool, Meta(description="Let a pod reach itself through the bridge, for example by a service's address.")
@@ -49,22 +44,11 @@ class Conf(NetConf, frozen=True, kw_only=True, rename="camel"):
     disable_container_interface: Annotated[bool, Meta(description="Leave the pod's interface down; not with IPAM.")] = False
     port_isolation: Annotated[bool, Meta(description="Keep pods of this bridge from reaching each other directly.")] = False
     ipam: Annotated[Ipam, Meta(description="Who gives addresses; without it the network is layer 2 only.")] = Ipam()
-    args: Annotated[
-        Args, Meta(description="What an orchestrator passes along; args.cni.mac is the pod's hardware address.")
-    ] = Args()
-    runtime_config: Annotated[RuntimeConfig, Meta(description="Set by the runtime for declared capabilities; here mac.")] = (
-        RuntimeConfig()
-    )
 
     @property
     def gateway(self) -> bool:
         """Whether the bridge is the pods' gateway: being the default gateway implies it."""
         return self.is_gateway or self.is_default_gateway
-
-    @property
-    def backend(self) -> str:
-        """The masquerade backend. The reference defaults to iptables; nftables costs no process and no rule per pod."""
-        return self.ip_masq_backend or masquerade.DEFAULT
 
     @property
     def filters_vlans(self) -> bool:
@@ -102,19 +86,17 @@ def parse(call: Call) -> Conf:
     """
     conf = read(call, Conf)
     if call.verb not in ("DEL", "GC"):
-        _validate(conf)
-        mac.chosen(conf.args, conf.runtime_config, call)
+        _validate(conf, call)
     return conf
 
 
-def _validate(conf: Conf) -> None:
+def _validate(conf: Conf, call: Call) -> None:
     check_new_ifname(conf.bridge, "key 'bridge'", ConfigError)
-    validate_mtu(conf.mtu)
+    conf.validate(call)
     if conf.hairpin_mode and conf.promisc_mode:
         raise ConfigError("cannot set hairpin mode and promiscuous mode at the same time")
     if conf.ipam.type and conf.disable_container_interface:
         raise ConfigError("cannot use IPAM when disableContainerInterface flag is set")
-    masquerade.validate_backend(conf.ip_masq_backend)
     vlans.validate(conf.vlan, conf.vlan_trunk or ())
     if conf.vlan and conf.gateway:
         check_ifname(conf.gateway_link, "the VLAN gateway's interface name, made of 'bridge' and 'vlan',", ConfigError)
