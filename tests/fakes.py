@@ -215,7 +215,14 @@ class FakeKernel:
         if any(address == own.ip for link in self.namespace.links.values() for own in link.addresses):
             return Way(dst=alone, local=True, protocol=KERNEL)
         found = [
-            Way(dst=route.dst, gw=route.gw, on_link=route.gw is None, priority=route.priority, protocol=route.protocol)
+            Way(
+                dst=route.dst,
+                gw=route.gw,
+                on_link=not route.gw,
+                priority=route.priority,
+                protocol=route.protocol,
+                out=link.index,
+            )
             for link in self.namespace.links.values()
             for route in link.routes
             if route.table == MAIN

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 IPV6_MIN_MTU = 1280
 
+# The main routing table.
+MAIN = 254
+
 FORWARDING = {False: "net/ipv4/ip_forward", True: "net/ipv6/conf/all/forwarding"}
 
 
@@ -83,14 +86,15 @@ def default_routes(lease: Result) -> tuple[Route, ...]:
     for ip in lease.ips:
         if ip.gateway is not None:
             wanted.setdefault(is_v6(ip.address), ip.gateway)
-    kept = [route for route in lease.routes if not (_is_default(route.dst) and route.gw is None)]
-    bare = {is_v6(route.dst): route for route in lease.routes if _is_default(route.dst) and route.gw is None}
-    named = {is_v6(route.dst) for route in kept if _is_default(route.dst)}
-    for v6, gateway in wanted.items():
-        if v6 not in named:
-            old = bare.pop(v6, None) or Route(_default(v6))
-            kept.append(Route(old.dst, gateway, old.mtu, old.advmss, old.priority, old.table, old.scope))
-    return (*kept, *bare.values())
+    main = [route for route in lease.routes if _is_default(route.dst) and route.table in (None, MAIN)]
+    named = {is_v6(route.dst) for route in main if route.gw is not None}
+    bare = [route for route in main if route.gw is None]
+    complete = [route for route in bare if is_v6(route.dst) not in named and is_v6(route.dst) in wanted]
+    completed = [Route(r.dst, wanted[is_v6(r.dst)], r.mtu, r.advmss, r.priority, r.table) for r in complete]
+    there = named | {is_v6(route.dst) for route in completed}
+    missing = [Route(_default(v6), gateway) for v6, gateway in wanted.items() if v6 not in there]
+    others = [route for route in lease.routes if route not in bare]
+    return (*others, *completed, *missing, *(route for route in bare if route not in complete))
 
 
 def plan_forwarding(families: Iterable[bool]) -> Plan:

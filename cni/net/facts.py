@@ -39,8 +39,8 @@ class RouteSeen(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Way(msgspec.Struct, frozen=True, kw_only=True):
-    """The route that leads to an address. ``on_link`` says that its destination is on a link, with no next hop between;
-    ``local`` that it is this host.
+    """The route that leads to an address, through the link with index ``out``. ``on_link`` says that its destination is on that
+    link, with no next hop between; ``local`` that it is this host.
     """
 
     dst: Cidr
@@ -49,6 +49,7 @@ class Way(msgspec.Struct, frozen=True, kw_only=True):
     local: bool = False
     priority: int = 0
     protocol: int = 0
+    out: int = 0
 
 
 class NeighbourSeen(msgspec.Struct, frozen=True):

@@ -20,15 +20,30 @@ def with_gateways(ips: Sequence[AssignedIp], interface: int, wanted: bool) -> tu
     ConfigError for a gateway of the other family, for the unspecified address, and for a wanted gateway that is the pod itself.
     """
     for ip in ips:
-        if ip.address.ip.is_unspecified:  # the kernel takes 0.0.0.0, and sets nothing
-            raise ConfigError(f"{ip.address} is no address for an interface")
+        check_address(ip.address)
         if ip.gateway is not None and is_v6(ip.gateway) != is_v6(ip.address):
             raise ConfigError(f"gateway {ip.gateway} of address {ip.address} is of the other family")
     complete = tuple(AssignedIp(ip.address, ip.gateway or (_first_of(ip.address) if wanted else None), interface) for ip in ips)
-    for ip in complete:
-        if wanted and ip.gateway == ip.address.ip:
-            raise ConfigError(f"address {ip.address} is its own gateway", "have IPAM give another address, or another gateway")
+    pods = {ip.address.ip for ip in complete}
+    for ip in complete if wanted else ():
+        gateway = ip.gateway
+        if gateway in pods:
+            raise ConfigError(f"gateway {gateway} of address {ip.address} is the pod itself", "have IPAM give another one")
+        if gateway is not None and not _may_be_a_host(gateway):
+            raise ConfigError(f"gateway {gateway} of address {ip.address} can be no host's address")
     return complete
+
+
+def check_address(address: Cidr) -> None:
+    """ConfigError for what no interface of a pod can have. The kernel takes some of these, and sets nothing, or cuts the pod
+    off.
+    """
+    if not _may_be_a_host(address.ip):
+        raise ConfigError(f"{address} is no address for an interface")
+
+
+def _may_be_a_host(ip: Ip) -> bool:
+    return not (ip.is_unspecified or ip.is_loopback or ip.is_multicast or int(ip) == 0xFFFFFFFF)
 
 
 def gateway_cidrs(result: Result) -> list[Cidr]:

@@ -134,6 +134,8 @@ class Host:
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe must not hold us up
         except FileNotFoundError:
             return None
+        except ValueError as error:
+            raise CNIError(f"{words!r}: {error}") from error
         except OSError as error:
             raise KernelError(words, error) from error
         try:
@@ -155,7 +157,7 @@ class Host:
             return False
         try:
             seen = os.stat(path)
-        except OSError:
+        except (OSError, ValueError):  # a NUL byte
             return False
         return (seen.st_dev, seen.st_ino) == netns.identity(self.sandbox_fd)
 

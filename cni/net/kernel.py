@@ -151,7 +151,13 @@ class Kernel:
         found: dict[tuple[Cidr, int], Ip] = {}
         for family in (socket.AF_INET, socket.AF_INET6):
             fields = {"family": family, "table": RT_TABLE_MAIN, "proto": RTPROT_PODWIRE}
-            for message in self._wire.dump(m.RTM_GETROUTE, fields, [], "cannot list routes"):
+            try:
+                messages = self._wire.dump(m.RTM_GETROUTE, fields, [], "cannot list routes")
+            except KernelError as error:
+                if error.errno == errors.ENOENT:  # the table is made with its first route
+                    continue
+                raise
+            for message in messages:
                 if (message["proto"], message["table"]) == (RTPROT_PODWIRE, RT_TABLE_MAIN):  # old kernels tell all of them
                     found |= next_hops_of(message)
         return found

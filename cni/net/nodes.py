@@ -20,10 +20,14 @@ from cni.spec.addresses import Cidr, Ip, is_v6, parse_cidr
 from cni.spec.errors import CNIError, ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
     from ipaddress import IPv4Network, IPv6Network
 
     from cni.net.host import Host
+
+
+# From so many nodes on, one list of all routes of ours is told sooner than each is.
+MANY = 16
 
 
 class Node(msgspec.Struct, frozen=True):
@@ -45,18 +49,19 @@ class Document(msgspec.Struct, frozen=True):
 
 
 class NodeSeen(msgspec.Struct, frozen=True):
-    """A node with the host's route to its pods, and to the node where that is not ours as it should be."""
+    """A node with what leads to its pods: whether that is our route as it should be, and the next hop of ours where it is not;
+    and the way to the node itself, where it matters.
+    """
 
     node: Node
     right: bool
+    before: Ip | None = None
     hop: Way | None = None
 
-
-class Facts(msgspec.Struct, frozen=True):
-    """The nodes as they were seen, and the routes of ours: next hops by range and metric, if some node's was not right."""
-
-    seen: tuple[NodeSeen, ...] = ()
-    next_hops: dict[tuple[Cidr, int], Ip] = {}
+    @property
+    def here(self) -> bool:
+        """Whether the node is this host itself."""
+        return self.hop is not None and self.hop.local
 
 
 def mark(network: str) -> int:
@@ -71,7 +76,7 @@ def validate(nodes: Iterable[Node], where: str) -> None:
         place = f"{where}[{index}]"
         if is_v6(node.via) != is_v6(node.pod_cidr):
             raise ConfigError(f"{place}: via {node.via} and podCIDR {node.pod_cidr} are not of one family")
-        if node.via.is_unspecified or node.via.is_multicast or node.via.is_loopback:
+        if not _may_be_a_node(node.via):
             raise ConfigError(f"{place}: via {node.via} is no address of a node")
         if not node.network.prefixlen:
             raise ConfigError(f"{place}: podCIDR {node.pod_cidr} is every address there is")
@@ -81,47 +86,69 @@ def validate(nodes: Iterable[Node], where: str) -> None:
             raise ConfigError(f"{place}: podCIDR {node.network} is behind {behind[node.network]} already")
 
 
-def look(host: Host, network: str, nodes: Iterable[Node]) -> Facts:
-    """How the host reaches each node's pods. Where all is right that is one question a node."""
-    seen = tuple(_look_at(host, node, mark(network)) for node in nodes)
-    wrong = any(not it.right and not (it.hop is not None and it.hop.local) for it in seen)
-    return Facts(seen, host.root.next_hops() if wrong else {})
+def _may_be_a_node(via: Ip) -> bool:
+    """Link-local IPv6 addresses are left out: a route through one has to name the link."""
+    return not (via.is_unspecified or via.is_multicast or via.is_loopback or (is_v6(via) and via.is_link_local))
 
 
-def _look_at(host: Host, node: Node, metric: int) -> NodeSeen:
+def look(host: Host, network: str, nodes: Sequence[Node], addresses: Iterable[Cidr] = ()) -> tuple[NodeSeen, ...]:
+    """How the host reaches each node's pods. Where all is right that is a question a node, for many nodes one for all.
+
+    ``addresses`` are those of this host's pods: the nodes whose range they are in are looked at in any case.
+    """
+    metric = mark(network)
+    own = [address.ip for address in addresses]
+    ours = host.root.next_hops() if len(nodes) > MANY else None
+    found = []
+    for node in nodes:
+        key = parse_cidr(str(node.network)), metric
+        way = host.root.way(_first(node)) if ours is None else None
+        right = _is_ours(way, node, metric) if ours is None else ours.get(key) == node.via
+        if right and not any(ip in node.network for ip in own):
+            found.append(NodeSeen(node, True))
+            continue
+        if not right and ours is None:
+            ours = host.root.next_hops()
+        before = node.via if right else (ours or {}).get(key)
+        found.append(NodeSeen(node, right or before == node.via, before, host.root.way(node.via)))
+    return tuple(found)
+
+
+def _first(node: Node) -> Ip:
+    """An address of the node's pods."""
     network = node.network
-    inside = network.network_address if network.prefixlen == network.max_prefixlen else network.network_address + 1
-    way = host.root.way(inside)
-    right = way is not None and (way.dst.network, way.gw, way.priority, way.protocol) == (
-        network,
-        node.via,
-        metric,
-        RTPROT_PODWIRE,
-    )
-    return NodeSeen(node, right, None if right else host.root.way(node.via))
+    return network.network_address if network.prefixlen == network.max_prefixlen else network.network_address + 1
 
 
-def plan_add(network: str, facts: Facts) -> Plan:
+def _is_ours(way: Way | None, node: Node, metric: int) -> bool:
+    """Whether a way is the route of ours through a node."""
+    if way is None:
+        return False
+    return (way.dst.network, way.gw, way.priority, way.protocol) == (node.network, node.via, metric, RTPROT_PODWIRE)
+
+
+def plan_add(network: str, seen: Iterable[NodeSeen]) -> Plan:
     """Lead the routes through the nodes. A node that is this host itself needs none, so that all nodes can have one list.
 
     CNIError where a node is not on a link of this host: its pods cannot be reached this way.
     """
     metric = mark(network)
     plan: Plan = []
-    for it in facts.seen:
-        node = it.node
-        if it.right or (it.hop is not None and it.hop.local) or _next_hop(facts, node, metric) == node.via:
-            continue
+    for it in seen:
         problem = unreachable(it)
         if problem:
             raise CNIError(problem, "host-gw needs a segment that all nodes share; VXLAN does not")
-        plan.append(SetNextHop(dst=parse_cidr(str(node.network)), via=node.via, metric=metric))
+        dst = parse_cidr(str(it.node.network))
+        if it.here and it.before is not None:
+            plan.append(DropNextHop(dst=dst, via=it.before, metric=metric))
+        elif not it.right and not it.here:
+            plan.append(SetNextHop(dst=dst, via=it.node.via, metric=metric))
     return plan
 
 
 def unreachable(it: NodeSeen) -> str:
     """Why a node's pods cannot be reached through it; empty when they can."""
-    if it.right or (it.hop is not None and (it.hop.local or it.hop.on_link)):
+    if it.right or it.here or (it.hop is not None and it.hop.on_link):
         return ""
     where = f"next hop {it.node.via} of {it.node.network}"
     if it.hop is None:
@@ -129,26 +156,16 @@ def unreachable(it: NodeSeen) -> str:
     return f"{where} is not on a link of this host but behind {it.hop.gw or 'another next hop'}"
 
 
-def check(network: str, facts: Facts) -> list[str]:
+def check(seen: Iterable[NodeSeen]) -> list[str]:
     """A line for each node whose pods the host does not reach through it."""
+    return [f"route to {it.node.network} through node {it.node.via} is gone" for it in seen if not it.right and not it.here]
+
+
+def plan_gc(host: Host, network: str, nodes: Sequence[Node]) -> Plan:
+    """Remove the network's routes to ranges that no other node of the list has."""
     metric = mark(network)
-    return [
-        f"route to {it.node.network} through node {it.node.via} is gone"
-        for it in facts.seen
-        if not it.right and not (it.hop is not None and it.hop.local) and _next_hop(facts, it.node, metric) != it.node.via
-    ]
-
-
-def plan_gc(host: Host, network: str, nodes: Iterable[Node]) -> Plan:
-    """Remove the network's routes to ranges that no node of the list has any more."""
-    wanted = {node.network for node in nodes}
-    metric = mark(network)
-    return [
-        DropNextHop(dst=dst, via=via, metric=metric)
-        for (dst, priority), via in host.root.next_hops().items()
-        if priority == metric and dst.network not in wanted
-    ]
-
-
-def _next_hop(facts: Facts, node: Node, metric: int) -> Ip | None:
-    return facts.next_hops.get((parse_cidr(str(node.network)), metric))
+    mine = {dst: via for (dst, priority), via in host.root.next_hops().items() if priority == metric}
+    if not mine:
+        return []
+    wanted = {node.network for node in nodes if (hop := host.root.way(node.via)) is None or not hop.local}
+    return [DropNextHop(dst=dst, via=via, metric=metric) for dst, via in mine.items() if dst.network not in wanted]

@@ -13,6 +13,8 @@ from cni.net.facts import Link, RouteSeen
 from cni.net.ops import HOST, AddAddress, AddRoute, CreateVeth, Plan, SetSysctls
 from cni.net.verify import route_problems
 from cni.spec.addresses import Cidr, is_v6, single
+from cni.spec.errors import CNIError
+from cni.spec.owner import PREFIX
 from cni.spec.result import Interface, Result, Route
 
 if TYPE_CHECKING:
@@ -71,6 +73,20 @@ def plan_host(result: Result, own: Iterable[Cidr], protocol: int) -> Plan:
         *(AddAddress(side=HOST, ifname=name, address=address) for address in own),
         *(AddRoute(side=HOST, ifname=name, route=route, protocol=protocol) for route in to_pod),
     ]
+
+
+def refuse_taken(host: Host, addresses: Iterable[Cidr]) -> None:
+    """CNIError where the host leads an address to another attachment: it could reach only one of the two."""
+    for address in addresses:
+        way = host.root.way(address.ip)
+        if way is None or way.local or way.dst != single(address.ip):
+            continue
+        there = host.root.link_at(way.out)
+        if there is not None and there.alias.startswith(PREFIX + "/"):
+            raise CNIError(
+                f"address {address.ip} is that of another attachment, {there.alias}",
+                f"its host end is {there.name}; DEL it first, or have IPAM give another address",
+            )
 
 
 def look(host: Host, ends: Ends) -> HostSide:

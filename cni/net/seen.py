@@ -91,7 +91,7 @@ def way_of(message: Message) -> Way | None:
     kind = message["type"]
     if kind not in (RTN_UNICAST, RTN_LOCAL):
         return None
-    hops = [hop for _, hop in message.next_hops()]
+    links, hops = zip(*message.next_hops(), strict=True)
     via = message.raw("RTA_VIA")  # a next hop of the other family
     return Way(
         dst=_destination(message),
@@ -100,6 +100,7 @@ def way_of(message: Message) -> Way | None:
         local=kind == RTN_LOCAL,
         priority=message.number("RTA_PRIORITY"),
         protocol=message["proto"],
+        out=links[0],
     )
 
 

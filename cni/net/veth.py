@@ -46,7 +46,7 @@ def look(call: Call, host: Host, prev: Result | None) -> Ends:
     host_end = host.root.link(call.owner.host_veth)
     if (host_end is None or host_end.alias != call.owner.label) and container is not None and container.peer_elsewhere:
         host_end = host.root.link_at(container.peer_index)  # made by another suite, or renamed
-    wanted = verify.interface(prev, call.ifname) if prev is not None else None
+    wanted = verify.interface(prev, call.ifname) if prev is not None and call.verb == "CHECK" else None
     same = wanted is None or wanted.sandbox == call.netns or host.is_sandbox(wanted.sandbox)
     return Ends(container, addresses, host_end, same)
 

@@ -59,16 +59,17 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     masq_rules: tuple[MasqRule, ...] = ()
 
 
-def subnets(host: RuleReaders, addresses: Iterable[Cidr], ranges: Iterable[Network]) -> tuple[Cidr, ...]:
-    """Addresses with the length of the range that they are of: one of ``ranges``, else as they are. One that stands alone by
-    now is given the length of the subnet that our table has it in.
+def subnets(host: RuleReaders, addresses: Iterable[Cidr], ranges: Iterable[Network], seen: bool) -> tuple[Cidr, ...]:
+    """Addresses with the length of the range that they are of: the narrowest of ``ranges``, else as they are. With ``seen``
+    (CHECK) one that stands alone is given the length of the subnet that our table has it in.
     """
-    listed, found = tuple(ranges), []
+    listed, found = sorted(ranges, key=lambda network: -network.prefixlen), []
     for address in addresses:
         home = next((network for network in listed if address.ip in network), address.network)
-        if home.prefixlen == home.max_prefixlen:
-            names = (name for name in _look_sets(host, True) if masq.holds(name, address.ip))
-            home = next(map(masq.network_of, names), home)
+        if home.prefixlen == home.max_prefixlen and seen:
+            names = (name for name in _look_sets(host, False) if name.startswith(masq.PODS) and masq.holds(name, address.ip))
+            inside = (name for name in names if host.nft.query(f"get element inet {TABLE} {name} {{ {address.ip} }}"))
+            home = next((masq.network_of(name) for name in inside if name not in masq.SINGLE.values()), home)
         found.append(parse_cidr(f"{address.ip}/{home.prefixlen}"))
     return tuple(found)
 
@@ -297,7 +298,6 @@ def _by_chain(address: Cidr, facts: Facts) -> bool:
     return any(
         chain.v6 is is_v6(address)
         and chain.masquerades
-        and {str(network) for network in facts.inside if network.version == address.version} <= set(chain.accepts)
         and any(address.network.subnet_of(network) for network in _networks(chain.accepts, address))  # type: ignore[arg-type]
         and any(jump.source == str(address.ip) for jump in chain.jumps)
         for chain in facts.chains

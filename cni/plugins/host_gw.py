@@ -16,7 +16,8 @@ from msgspec import Meta
 from cni.net import nodes, routed, veth
 from cni.net.configure import check_mtu, default_routes, plan_forwarding, plan_interface
 from cni.net.facts import NeighbourSeen, RouteSeen
-from cni.net.nodes import Document, Node
+from cni.net.gateway import check_address
+from cni.net.nodes import Document, Node, NodeSeen
 from cni.net.ops import RTPROT_PODWIRE, SANDBOX, AddNeighbour, Plan
 from cni.net.verify import own, route_problems
 from cni.nft import masquerade
@@ -61,22 +62,24 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     container_routes: tuple[RouteSeen, ...] = ()
     neighbours: tuple[NeighbourSeen, ...] = ()
     host: routed.HostSide = routed.HostSide()
-    nodes: nodes.Facts = nodes.Facts()
+    nodes: tuple[NodeSeen, ...] = ()
     subnets: tuple[Cidr, ...] = ()
     masquerade: masquerade.Facts
     unread: tuple[Unread, ...] = ()
 
 
 def parse(call: Call) -> Conf:
-    """The configuration; DEL and GC take one whose values ADD would refuse."""
+    """The configuration; DEL and GC take one whose values ADD would refuse, do without ``nodes``, and GC reads it by itself."""
+    if call.verb in ("DEL", "GC"):
+        given = {key: value for key, value in call.config.items() if key.casefold() != "nodes"}
+        return read(msgspec.structs.replace(call, config=given), Conf)
     conf = read(call, Conf)
-    if call.verb not in ("DEL", "GC"):
-        conf.validate(call)
-        nodes.validate(conf.nodes, "nodes")
-        if not conf.ipam.type:
-            raise ConfigError("host-gw needs an IPAM plugin", "routes lead to addresses: add 'ipam', for example host-local")
-        if conf.nodes_file and not conf.nodes_file.startswith("/"):
-            raise ConfigError(f"nodesFile {conf.nodes_file!r} is not an absolute path")
+    conf.validate(call)
+    nodes.validate(conf.nodes, "nodes")
+    if not conf.ipam.type:
+        raise ConfigError("host-gw needs an IPAM plugin", "routes lead to addresses: add 'ipam', for example host-local")
+    if conf.nodes_file and not conf.nodes_file.startswith("/"):
+        raise ConfigError(f"nodesFile {conf.nodes_file!r} is not an absolute path")
     return conf
 
 
@@ -90,13 +93,14 @@ def look(conf: Conf, call: Call, host: Host, known: Result | None) -> Facts:
         return Facts(ends=ends, masquerade=masqueraded, unread=tuple(unread))
     listed = _nodes(conf, call, host)
     ranges = tuple(node.network for node in listed)
-    subnets = masquerade.subnets(host, addresses, ranges) if conf.ip_masq else ()
+    subnets = masquerade.subnets(host, addresses, ranges, call.verb == "CHECK") if conf.ip_masq else ()
     facts = Facts(
-        nodes=nodes.look(host, call.network, listed),
+        nodes=nodes.look(host, call.network, listed, addresses),
         subnets=subnets,
         masquerade=of_masquerade(subnets, inside=ranges),
     )
     if call.verb == "ADD":
+        routed.refuse_taken(host, addresses)
         return facts
     return msgspec.structs.replace(
         facts,
@@ -114,9 +118,9 @@ def plan_add(conf: Conf, call: Call, facts: Facts, lease: Result) -> tuple[Plan,
     wrong_mtu = check_mtu(conf.mtu, addresses)
     if wrong_mtu:
         raise ConfigError(wrong_mtu)
-    for it in facts.nodes.seen:
-        if not (it.hop is not None and it.hop.local):
-            _refuse_foreign(it.node, addresses)
+    for it in facts.nodes:
+        _refuse_foreign(it, addresses)
+    _refuse_alone(facts.subnets)
     to_nodes = nodes.plan_add(call.network, facts.nodes)
     host_end = result.interfaces[0]
     families = sorted(set(map(is_v6, addresses)))
@@ -156,7 +160,7 @@ def check(conf: Conf, call: Call, facts: Facts, prev: Result) -> list[str]:
             if host_mac and known.get(NEXT_HOP[v6]) != host_mac
         ]
     problems += routed.check(facts.host, mine, (), conf.mtu)
-    problems += nodes.check(call.network, facts.nodes)
+    problems += nodes.check(facts.nodes)
     if conf.ip_masq:
         problems += masquerade.check(call.owner, facts.subnets, conf.backend, facts.masquerade)
     return problems
@@ -170,8 +174,8 @@ def plan_gc(conf: Conf, call: Call, keep: frozenset[Owner], host: Host) -> Plan:
     look_gc = partial(masquerade.plan_gc, host, call.network, keep)
     removal, unread = attempt(look_gc, nothing, conf.ip_masq, call.notes)
     try:
-        to_nodes = nodes.plan_gc(host, call.network, _nodes(conf, call, host))
-    except (ConfigError, TryAgain) as error:
+        to_nodes = nodes.plan_gc(host, call.network, _nodes(read(call, Conf), call, host))
+    except CNIError as error:
         to_nodes = []
         call.notes.append(f"routes to nodes are left alone: {error}")
     return [*veth.plan_gc(call.network, keep, host), *removal, *to_nodes, *unread]
@@ -207,23 +211,42 @@ def _nodes(conf: Conf, call: Call, host: Host) -> tuple[Node, ...]:
     return listed
 
 
-def _refuse_foreign(node: Node, addresses: Iterable[Cidr]) -> None:
+def _refuse_foreign(it: NodeSeen, addresses: Iterable[Cidr]) -> None:
     for address in addresses:
-        if address.ip in node.network:
+        if address.ip == it.node.via:
+            raise ConfigError(f"address {address.ip} is a node's own", "correct the list of nodes, or IPAM's ranges")
+        if address.ip in it.node.network and not it.here:
             raise ConfigError(
-                f"address {address.ip} is in {node.network}, the range of node {node.via}",
+                f"address {address.ip} is in {it.node.network}, the range of node {it.node.via}",
                 "have IPAM give addresses of this node's own range, or correct the list of nodes",
             )
 
 
+def _refuse_alone(subnets: Iterable[Cidr]) -> None:
+    """Without the range that an address is of, what it sends to its neighbours would be masqueraded."""
+    for address in subnets:
+        if address.network.prefixlen == address.max_prefixlen:
+            told = "list this node with its own range in nodes, or have IPAM give the address with its subnet's length"
+            raise ConfigError(f"ipMasq needs the range that {address.ip} is of", told)
+
+
 def _result(conf: Conf, call: Call, lease: Result) -> Result:
     for ip in lease.ips:
-        if ip.address.ip.is_unspecified:
-            raise ConfigError(f"{ip.address} is no address for an interface")
+        check_address(ip.address)
+        if ip.address.ip in NEXT_HOP.values():
+            raise ConfigError(f"{ip.address} is no address for a pod: it is every pod's next hop")
     ips = tuple(AssignedIp(single(ip.address.ip), NEXT_HOP[is_v6(ip.address)], routed.CONTAINER) for ip in lease.ips)
     dns = conf.dns if conf.dns != Dns() else lease.dns
     ends = routed.interfaces(call, conf.mac(call), conf.mtu)
-    result = Result(interfaces=ends, ips=ips, routes=lease.routes, dns=dns)
+    families = {is_v6(ip.address) for ip in lease.ips}
+    # There is one way out of the pod, whatever gateway of a subnet the IPAM plugin means.
+    routes = [
+        msgspec.structs.replace(route, gw=NEXT_HOP[is_v6(route.dst)])
+        if route.gw is not None and is_v6(route.gw) == is_v6(route.dst) and is_v6(route.dst) in families
+        else route
+        for route in lease.routes
+    ]
+    result = Result(interfaces=ends, ips=ips, routes=tuple(routes), dns=dns)
     return msgspec.structs.replace(result, routes=default_routes(result))
 
 

@@ -66,6 +66,7 @@ def look(conf: Conf, call: Call, host: Host, known: Result | None) -> Facts:
         masqueraded, unread = attempt(of_masquerade, masquerade.Facts(), conf.ip_masq, call.notes)
         return Facts(ends=ends, masquerade=masqueraded, unread=tuple(unread))
     if call.verb == "ADD":
+        routed.refuse_taken(host, addresses)
         return Facts(masquerade=of_masquerade())
     return Facts(
         ends=ends,

@@ -151,7 +151,31 @@ def test_next_hops_behind_a_router_are_refused(lab: Lab, entry: Any, says: str) 
             7,
             "address 10.10.0.3 is in 10.10.0.0/24, the range of node",
         ),
+        ({"nodes": [{"podCIDR": "fd09::/64", "via": "fe80::9"}]}, 7, "no address of a node"),
         ({"nodesFile": "relative"}, 7, "absolute"),
+        ({"nodesFile": "/run/\0x"}, 999, "embedded null byte"),
+        (
+            {"ipMasq": True, "ipam": {"type": "static", "addresses": [{"address": "10.10.9.9/32"}]}},
+            7,
+            "needs the range that 10.10.9.9",
+        ),
+        (
+            {"ipam": {"type": "static", "addresses": [{"address": "10.10.0.2/24"}]}},
+            999,
+            "10.10.0.2 is that of another attachment",
+        ),
+        (
+            {"ipam": {"type": "static", "addresses": [{"address": "fd00:10::2/64"}]}},
+            999,
+            "fd00:10::2 is that of another attachment",
+        ),
+        ({"ipam": {"type": "static", "addresses": [{"address": "169.254.1.1/16"}]}}, 7, "every pod's next hop"),
+        ({"ipam": {"type": "static", "addresses": [{"address": "127.0.0.5/8"}]}}, 7, "no address for an interface"),
+        (
+            {"nodes": NODES, "ipam": {"type": "static", "addresses": [{"address": f"{OUTSIDE_V4}/24"}]}},
+            7,
+            f"{OUTSIDE_V4} is a node's own",
+        ),
         ({"nodesFile": "/run/not-yet"}, 11, "/run/not-yet is not there"),
         ({"nodesFile": "/run"}, 999, "/run"),
         ({"nodesFile": "/run/pipe"}, 999, "it is no file"),
@@ -295,3 +319,89 @@ def test_single_addresses_of_another_ipam(lab: Lab) -> None:
     it.check().succeeded()
     it.delete().succeeded()
     assert it.leftovers() == []
+
+
+WRONG: dict[str, dict[str, Any]] = {
+    "file-is-a-folder": {"nodesFile": "/run"},
+    "file-cannot-be-named": {"nodesFile": "/run/\0x"},
+    "node-without-address": {"nodes": [{"podCIDR": "10.9.0.0/24", "via": ""}]},
+    "node-is-a-number": {"nodes": 7},
+}
+
+
+@pytest.mark.parametrize("verb", ["DEL", "GC"])
+@pytest.mark.parametrize("name", WRONG)
+def test_removing_does_without_the_list(lab: Lab, name: str, verb: str) -> None:
+    """A list that was edited badly keeps no link, no rule and no lease; routes to nodes wait for a list that can be read."""
+    lab.node.outside()
+    it = lab.added(host_gw(nodes=NODES, ipMasq=True))
+    config = {**it.config, **WRONG[name]}
+    if verb == "DEL":
+        it.call("DEL", {**config, "prevResult": it.result}).succeeded()
+    else:
+        lab.call("GC", {**config, "cni.dev/valid-attachments": []}).succeeded()
+    assert it.leftovers() == [] and len(to_nodes(lab)) == 2
+
+
+def test_a_range_that_becomes_this_nodes_own(lab: Lab) -> None:
+    lab.node.outside()
+    lab.added(host_gw(nodes=NODES))
+    mine = [{**NODES[0], "via": NODE_V4}, NODES[1]]
+    lab.added(host_gw({"type": "host-local", "subnet": RANGES[0]}, nodes=mine))
+    assert to_nodes(lab) == {f"{RANGES[1]} via {OUTSIDE_V6}"}
+    mine[1] = {**NODES[1], "via": NODE_V6}
+    lab.call("GC", {**host_gw(nodes=mine), "cni.dev/valid-attachments": []}).succeeded()
+    assert to_nodes(lab) == set()
+
+
+def test_routes_of_the_ipam_plugin_go_through_the_next_hop(lab: Lab) -> None:
+    """Whatever gateway it names: there is no other way out. Another table's default route is one more."""
+    told = [
+        {"dst": "0.0.0.0/0", "gw": "10.10.0.1"},
+        {"dst": "192.0.2.0/24", "gw": "10.10.0.7"},
+        {"dst": "0.0.0.0/0", "table": 100},
+        {"dst": "::/0", "priority": 50},
+    ]
+    it = lab.added(host_gw({**DUAL, "routes": told}))
+    main = {f"{r['dst']} via {r['gateway']}" for r in observe.routes(lab.node, pod=it.pod) if "gateway" in r}
+    assert main == {"default via 169.254.1.1", "192.0.2.0/24 via 169.254.1.1", "default via fe80::1"}
+    other = observe.ip(lab.node, "-4", "route", "show", "table", "100", pod=it.pod)
+    assert [(route["dst"], route["gateway"]) for route in other] == [("default", "169.254.1.1")]
+    it.check().succeeded()
+
+
+def test_a_set_of_another_network_is_not_this_pods(lab: Lab) -> None:
+    """CHECK finds the subnet that the pod was masqueraded in, also beside wider ones and single addresses."""
+    lab.node.outside()
+    wide = {"type": "static", "addresses": [{"address": "10.200.0.9/8", "gateway": "10.200.0.1"}]}
+    alone = {"type": "static", "addresses": [{"address": "10.10.77.7/32", "gateway": "10.200.0.2"}]}
+    for name, ipam in (("wide", wide), ("alone", alone)):
+        lab.added({**bridge(ipam, name=name), "type": "ptp", "ipMasq": True}).check().succeeded()
+    it = lab.added(host_gw(ipMasq=True))
+    it.check().succeeded()
+    it.delete().succeeded()
+    assert it.leftovers() == []
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_check_after_a_node_more(lab: Lab, backend: str) -> None:
+    """With nftables all pods of the range know it; with iptables each from its own ADD on, which is no fault of the others."""
+    lab.node.outside()
+    config = host_gw(nodes=NODES, ipMasq=True, ipMasqBackend=backend)
+    it = lab.added(config)
+    more = {**config, "nodes": [*NODES, {"podCIDR": "10.77.0.0/24", "via": OUTSIDE_V4}]}
+    lab.added(more)
+    it.call("CHECK", {**more, "prevResult": it.result}).succeeded()
+
+
+def test_many_nodes(lab: Lab) -> None:
+    lab.node.outside()
+    many = [{"podCIDR": f"10.{number}.0.0/24", "via": OUTSIDE_V4} for number in range(100, 140)]
+    it = lab.added(host_gw(nodes=many, ipMasq=True))
+    assert to_nodes(lab) == {f"{node['podCIDR']} via {OUTSIDE_V4}" for node in many}
+    it.check().succeeded()
+    lab.added(host_gw(nodes=many, ipMasq=True)).check().succeeded()
+    lab.node.sh("ip route del 10.117.0.0/24")
+    it.check().refused(999, says="route to 10.117.0.0/24")
+    lab.added(host_gw(nodes=many, ipMasq=True))
+    it.check().succeeded()

@@ -175,7 +175,34 @@ def test_the_gateway_is_the_first_address(lab: Lab) -> None:
         ({"mtu": 1000, "ipam": V6}, 7, "1280"),
         ({"ipMasqBackend": "ipchains"}, 7, "ipchains"),
         ({"ipam": {"type": "static", "addresses": [{"address": "10.9.9.9/32"}]}}, 7, "no gateway for 10.9.9.9/32"),
-        ({"ipam": {"type": "static", "addresses": [{"address": "10.9.9.1/24"}]}}, 7, "10.9.9.1/24 is its own gateway"),
+        (
+            {"ipam": {"type": "static", "addresses": [{"address": "10.9.9.1/24"}]}},
+            7,
+            "gateway 10.9.9.1 of address 10.9.9.1/24 is the pod itself",
+        ),
+        ({"ipam": {"type": "static", "addresses": [{"address": "10.9.9.9/24", "gateway": "0.0.0.0"}]}}, 7, "no host's address"),
+        (
+            {"ipam": {"type": "static", "addresses": [{"address": "10.9.9.9/24", "gateway": "224.0.0.1"}]}},
+            7,
+            "no host's address",
+        ),
+        ({"ipam": {"type": "static", "addresses": [{"address": "fd09::9/64", "gateway": "::1"}]}}, 7, "no host's address"),
+        ({"ipam": {"type": "static", "addresses": [{"address": "127.0.0.5/8"}]}}, 7, "no address for an interface"),
+        (
+            {"ipam": {"type": "static", "addresses": [{"address": "10.10.0.2/24"}]}},
+            999,
+            "that of another attachment, podwire/net/",
+        ),
+        (
+            {
+                "ipam": {
+                    "type": "static",
+                    "addresses": [{"address": "10.9.9.1/24", "gateway": "10.9.9.254"}, {"address": "10.9.9.5/24"}],
+                }
+            },
+            7,
+            "is the pod itself",
+        ),
         ({"ipam": {"type": "no-such"}}, 999, "no-such"),
         ({"runtimeConfig": {"mac": "nonsense"}}, 7, "nonsense"),
     ],
@@ -290,3 +317,12 @@ def test_status_without_a_packet_filter(lab: Lab) -> None:
     lab.node.sh("for folder in /usr/local/sbin /usr/sbin /sbin; do mount -t tmpfs none $folder; done")
     lab.call("STATUS", config).refused(50, says="iptables cannot be used")
     lab.call("STATUS", {**config, "ipMasq": False}).succeeded()
+
+
+def test_del_with_a_sandbox_that_cannot_be_a_path(lab: Lab) -> None:
+    """A prevResult is only a hint for DEL, whatever is in it."""
+    it = lab.added(ptp(V4, ipMasq=True))
+    assert it.result is not None
+    wrong = {**it.result, "interfaces": [{**entry, "sandbox": "/run/\0x"} for entry in it.result["interfaces"]]}
+    it.call("DEL", {**it.config, "prevResult": wrong}).succeeded()
+    assert it.leftovers() == []
