@@ -1,4 +1,4 @@
-"""bridge on the real kernel: whatever step of an ADD fails, the node is as before, judged by foreign tools.
+"""On the real kernel: whatever step of an ADD fails, the node is as before, judged by foreign tools.
 
 The failing calls run in a process inside the node (this file as a program), because an executable cannot be told to fail at a
 step. It imports the code under test; the judging side does not.
@@ -30,7 +30,7 @@ OWN_TABLES = ("podwire_masquerade", "podwire_macspoofchk")
 
 
 class Worker:
-    """Calls bridge in the node, and lets a step fail."""
+    """Calls plugins in the node, and lets a step fail."""
 
     def __init__(self, node: Node) -> None:
         self.bin = str(make_wrappers())
@@ -55,12 +55,25 @@ def worker(node: Node) -> Iterator[Worker]:
 
 
 def config_of(name: str) -> dict[str, Any]:
-    """A bridge configuration of the common table, with its leases in the node's own folder."""
+    """A configuration of the common table, of bridge unless it says otherwise, with its leases in the node's own folder."""
     return {"cniVersion": "1.1.0", "name": "net", "type": "bridge", **CONFIGS[name]}
+
+
+def uplink(node: Node, name: str) -> None:
+    """A way to the nodes, where the configuration has some; as in `tests.fakes.Machine.uplink`."""
+    if "nodes" in CONFIGS[name]:
+        node.sh("""
+            ip link add up0 type veth peer name up1
+            ip link set up1 up
+            ip link set up0 up
+            ip addr add 192.0.2.1/24 dev up0
+            ip addr add fd00:2::1/64 dev up0 nodad
+        """)
 
 
 def fresh(node: Node, worker: Worker, name: str) -> None:
     """Nothing was ever there, but for folders and locks, and the tables that every call of iptables makes."""
+    uplink(node, name)
     assert worker.add(config_of(name), node.pod("first"), at=0)["failed"]
     if "iptables" in name:
         for tool in ("iptables", "ip6tables"):
@@ -69,6 +82,7 @@ def fresh(node: Node, worker: Worker, name: str) -> None:
 
 def second(node: Node, worker: Worker, name: str) -> None:
     """Another pod of the network is there."""
+    uplink(node, name)
     answer = worker.add(config_of(name), node.pod("first"), "other")
     assert answer["status"] == 0, answer
 
@@ -96,10 +110,13 @@ CASES = [
 
 
 def look(node: Node) -> dict[str, Any]:
-    """The node as it is, without tables of ours in which nothing is left: they stand for no attachment."""
+    """The node as it is, without what stays on purpose: tables of ours in which nothing is left, which stand for no attachment, and
+    routes to other nodes, which others may use.
+    """
     seen = observe.snapshot(node)
     rules = [json.loads(entry) for entry in seen["nft"]]
     bodies = [next(iter(rule.values())) for rule in rules]
+    seen["node routes"] = [route for route in seen["node routes"] if not _leads_to_a_node(json.loads(route))]
     used = {body["table"] for body in bodies if body.get("elem")}
     empty = set(OWN_TABLES) - used
     seen["nft"] = [
@@ -107,6 +124,10 @@ def look(node: Node) -> dict[str, Any]:
     ]
     seen["accept_ra"] = node.sysctl("net/ipv6/conf/cni0/accept_ra") if "cni0" in seen["node links"] else ""
     return seen
+
+
+def _leads_to_a_node(route: dict[str, Any]) -> bool:
+    return route.get("protocol") == "112" and "gateway" in route
 
 
 @pytest.mark.parametrize(("name", "before"), CASES, ids=str)
@@ -161,7 +182,7 @@ def main() -> None:
             each_operation(patch, failing)
             if at == "report":
                 patch.setattr(bridge, "report", no_report)
-            reply = dispatch("bridge", request["env"], json.dumps(request["config"]).encode())
+            reply = dispatch(request["config"]["type"], request["env"], json.dumps(request["config"]).encode())
         answer = {
             "status": reply.status,
             "failed": failing.steps[-1] if failing.failed else "",
