@@ -110,8 +110,8 @@ CASES = [
 
 
 def look(node: Node) -> dict[str, Any]:
-    """The node as it is, without what stays on purpose: tables of ours in which nothing is left, which stand for no attachment, and
-    routes to other nodes, which others may use.
+    """The node as it is, without what stays on purpose: tables of ours in which nothing is left, which stand for no attachment,
+    and routes to other nodes, which others may use.
     """
     seen = observe.snapshot(node)
     rules = [json.loads(entry) for entry in seen["nft"]]
