@@ -49,8 +49,8 @@ class Document(msgspec.Struct, frozen=True):
 
 
 class NodeSeen(msgspec.Struct, frozen=True):
-    """A node with what leads to its pods: whether that is our route as it should be, and the next hop of ours where it is not;
-    and the way to the node itself, where it matters.
+    """A node with what leads to its pods: whether that is our route as it should be. Where it is not, or the range has pods of
+    this host, also the next hop of our route (``before``) and the way to the node itself (``hop``).
     """
 
     node: Node

@@ -246,7 +246,7 @@ def _comparable(expressions: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def _span_of(part: Any) -> tuple[int, int]:
     """First and last address of a part of a comparison, as nft's JSON has it; nothing of ours when it is something else."""
     if isinstance(part, dict) and "prefix" in part:
-        return _span(ip_network(f"{part['prefix']['addr']}/{part['prefix']['len']}"))
+        return _prefix(f"{part['prefix']['addr']}/{part['prefix']['len']}")
     if isinstance(part, dict) and "range" in part:
         low, high = part["range"]
         return int(ip_address(low)), int(ip_address(high))
@@ -254,6 +254,12 @@ def _span_of(part: Any) -> tuple[int, int]:
         return _span(ip_network(part))
     except ValueError:
         return -1, -1
+
+
+@lru_cache(1024)
+def _prefix(text: str) -> tuple[int, int]:
+    """Those of a prefix. The same few are read at every ADD."""
+    return _span(ip_network(text))
 
 
 def _span(network: Network) -> tuple[int, int]:

@@ -10,6 +10,7 @@ number of pods. Where ADD sees that a subnet's part of the table is as it should
 
 from __future__ import annotations
 
+from contextlib import suppress
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import TYPE_CHECKING
 
@@ -298,15 +299,21 @@ def _by_chain(address: Cidr, facts: Facts) -> bool:
     return any(
         chain.v6 is is_v6(address)
         and chain.masquerades
-        and any(address.network.subnet_of(network) for network in _networks(chain.accepts, address))  # type: ignore[arg-type]
+        and (str(address.network) in chain.accepts or _within(address, chain.accepts))
         and any(jump.source == str(address.ip) for jump in chain.jumps)
         for chain in facts.chains
     )
 
 
-def _networks(texts: Iterable[str], like: Cidr) -> list[Network]:
-    """Those of an address's family."""
-    return [network for network in map(ip_network, texts) if network.version == like.version]
+def _within(address: Cidr, accepts: Iterable[str]) -> bool:
+    """Whether an address that stands alone is in one of a chain's subnets: its own length is not known any more then."""
+    if address.network.prefixlen < address.max_prefixlen:
+        return False
+    for accepted in accepts:
+        with suppress(ValueError):  # somebody else's rule, with something else in this place
+            if address.ip in ip_network(accepted):
+                return True
+    return False
 
 
 def _by_masq_rule(owner: Owner, address: Cidr, facts: Facts) -> bool:

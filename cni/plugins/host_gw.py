@@ -69,9 +69,9 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def parse(call: Call) -> Conf:
-    """The configuration; DEL and GC take one whose values ADD would refuse, do without ``nodes``, and GC reads it by itself."""
+    """The configuration; DEL and GC take one whose values ADD would refuse, without the nodes, which GC reads by itself."""
     if call.verb in ("DEL", "GC"):
-        given = {key: value for key, value in call.config.items() if key.casefold() != "nodes"}
+        given = {key: value for key, value in call.config.items() if key.casefold() not in ("nodes", "nodesfile")}
         return read(msgspec.structs.replace(call, config=given), Conf)
     conf = read(call, Conf)
     conf.validate(call)

@@ -322,6 +322,7 @@ def test_single_addresses_of_another_ipam(lab: Lab) -> None:
 
 
 WRONG: dict[str, dict[str, Any]] = {
+    "file-is-a-number": {"nodesFile": 7},
     "file-is-a-folder": {"nodesFile": "/run"},
     "file-cannot-be-named": {"nodesFile": "/run/\0x"},
     "node-without-address": {"nodes": [{"podCIDR": "10.9.0.0/24", "via": ""}]},

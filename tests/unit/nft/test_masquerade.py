@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from cni.nft import masq, masquerade
+from cni.nft import masq, masq_iptables, masquerade
 from cni.nft.masquerade import Facts
 from cni.nft.ops import RunIptables, RunNft, Sweep
 from cni.spec.owner import Owner
@@ -299,3 +299,22 @@ def test_gc_knows_hashed_labels() -> None:
     assert masquerade.gc(long.network, frozenset([long]), facts) == []
     assert masquerade.gc("other", frozenset(), facts) == []
     assert masq.remove(long.label, V4.ip, "pods_10.1.0.0/16") in texts(masquerade.gc(long.network, frozenset(), facts))
+
+
+@pytest.mark.parametrize(
+    ("address", "accepts", "satisfied"),
+    [
+        ("10.1.0.5/24", ("10.1.0.0/24",), True),
+        ("10.1.0.5/24", ("10.0.0.0/8",), False),  # more is left alone than the configuration says
+        ("10.1.0.5/32", ("10.1.0.0/24",), True),  # host-gw: which subnet it was is not known any more
+        ("10.1.0.5/32", ("10.2.0.0/24", "fd00::/64", "10.1.0.1-10.1.0.9", ""), False),
+    ],
+)
+def test_check_accepts_an_iptables_chain_of_the_pods_subnet(address: str, accepts: tuple[str, ...], satisfied: bool) -> None:
+    owner = Owner("dbnet", "abc123", "eth0")
+    name = masq_iptables.chain_name(owner.network, owner.container_id)
+    jump = masq_iptables.Jump("10.1.0.5")
+    chain = masq_iptables.NatChain(v6=False, name=name, accepts=accepts, masquerades=True, jumps=(jump,))
+    cidr = ip_interface(address)
+    problems = masquerade.check(owner, (cidr,), "iptables", Facts(addresses=(cidr,), chains=(chain,)))
+    assert (problems == []) == satisfied
