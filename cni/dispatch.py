@@ -75,6 +75,7 @@ class Plugin(Protocol):
     """The functions of a plugin module; ``cni.plugins`` says what each is for."""
 
     CREATES_INTERFACE: bool
+    CHAINED: bool
 
     def parse(self, call: Call) -> Any: ...
     def look(self, conf: Any, call: Call, host: Host, known: Result | None) -> Any: ...
@@ -195,6 +196,7 @@ def _serve(name: str, turn: Turn) -> bytes:
 def _add(plugin: Plugin, turn: Turn) -> bytes:
     call = turn.call
     conf = plugin.parse(call)
+    _require_previous(plugin, turn)
     if plugin.CREATES_INTERFACE:
         check_new_ifname(call.ifname, "CNI_IFNAME")
     host = turn.host(needed=True)
@@ -204,6 +206,15 @@ def _add(plugin: Plugin, turn: Turn) -> bytes:
         return _added(plugin, conf, turn, host)
     finally:
         host.close()
+
+
+def _require_previous(plugin: Plugin, turn: Turn) -> None:
+    """ConfigError for a call that cannot be served without prevResult."""
+    missing = "required prevResult missing"
+    if turn.prev is None and plugin.CHAINED:
+        raise ConfigError(missing, "it comes from the plugins before this one in the list: put it after the one that attaches")
+    if turn.prev is None and plugin.CREATES_INTERFACE and turn.call.verb == "CHECK":
+        raise ConfigError(missing, "CHECK compares the attachment with the result of its ADD")
 
 
 def _refuse_second(call: Call, host: Host) -> None:
@@ -284,8 +295,7 @@ def _remove(turn: Turn, plan: Callable[[Host], list[Any]], done: list[Any]) -> l
 def _check(plugin: Plugin, turn: Turn) -> bytes:
     call, prev = turn.call, turn.prev
     conf = plugin.parse(call)
-    if prev is None and plugin.CREATES_INTERFACE:
-        raise ConfigError("required prevResult missing", "CHECK compares the attachment with the result of its ADD")
+    _require_previous(plugin, turn)
     turn.trace.begin("check")
     host = turn.host(needed=True)
     try:

@@ -11,5 +11,7 @@ A module offers these functions (``cni.dispatch.Plugin`` types them):
 ``plan_gc(conf, call, keep, host)``   the plan that removes what attachments outside ``keep`` left
 ``status(conf, call, host)``          raises NotAvailable or LimitedConnectivity when ADD could not succeed now
 
-and ``CREATES_INTERFACE``, whether its ADD makes the interface CNI_IFNAME: one that is there is then refused.
+and two constants: ``CREATES_INTERFACE``, whether its ADD makes the interface CNI_IFNAME: one that is there is then refused;
+``CHAINED``, whether it adds to what plugins before it did: ADD and CHECK then need prevResult, which ``plan_add`` gets as the
+lease. DEL has to do without.
 """

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from cni.spec.owner import Owner
 
 CREATES_INTERFACE = True
+CHAINED = False
 
 # The pods' next hop, by family: addresses that are valid on a link only (RFC 3927, RFC 4291), so that every pod has the same.
 NEXT_HOP: dict[bool, Ip] = {False: parse_ip("169.254.1.1"), True: parse_ip("fe80::1")}

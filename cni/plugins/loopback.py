@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from cni.spec.owner import Owner
 
 CREATES_INTERFACE = False
+CHAINED = False
 
 NAME = "lo"
 

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from cni.spec.owner import Owner
 
 CREATES_INTERFACE = True
+CHAINED = False
 
 
 class Conf(VethConf, frozen=True, kw_only=True, rename="camel"):

@@ -498,6 +498,7 @@ def own_plugin(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     module = ModuleType("tests.own_plugin")
     module.__dict__.update(
         CREATES_INTERFACE=False,
+        CHAINED=False,
         parse=lambda call: None,
         look=lambda conf, call, host, known: None,
         plan_add=lambda conf, call, facts, lease: ([], lease),
@@ -518,3 +519,12 @@ def test_a_new_plugin_is_a_module_and_a_line(own_plugin: ModuleType, runtime: Ru
         reply = runtime.call(verb, config, runtime.pod(), "own")
         assert reply.status == 0, reply
     assert own_plugin.plan_add(None, None, None, Result()) == ([], Result())
+
+
+def test_a_chained_plugin_needs_prev_result_but_for_removing(own_plugin: ModuleType, runtime: Runtime) -> None:
+    own_plugin.CHAINED = True
+    for verb in ("ADD", "CHECK"):
+        reply = runtime.call(verb, runtime.config(), runtime.pod(), "own")
+        assert json.loads(reply.stdout)["code"] == 7
+        assert "prevResult" in json.loads(reply.stdout)["msg"]
+    assert runtime.call("DEL", runtime.config(), runtime.pod(), "own").status == 0

@@ -49,7 +49,8 @@ def functions(protocol: type) -> dict[str, list[str]]:
 @pytest.mark.parametrize("name", PLUGINS)
 def test_a_plugin_has_every_function(name: str) -> None:
     module = importlib.import_module(PLUGINS[name])
-    assert type(module.CREATES_INTERFACE) is bool
+    assert type(module.CREATES_INTERFACE) is type(module.CHAINED) is bool
+    assert not (module.CREATES_INTERFACE and module.CHAINED)
     assert module.__doc__ and module.__doc__.startswith(f"{name}: ")
     for function, parameters in functions(Plugin).items():
         assert list(inspect.signature(getattr(module, function)).parameters) == parameters, function

@@ -56,6 +56,7 @@ if TYPE_CHECKING:
 __all__ = ["CREATES_INTERFACE", "Conf", "check", "look", "parse", "plan_add", "plan_del", "plan_gc", "report", "status"]
 
 CREATES_INTERFACE = True
+CHAINED = False
 
 # The container's place in the result's list of interfaces: after the bridge and the host's end.
 CONTAINER = 2
