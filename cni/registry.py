@@ -6,5 +6,6 @@ PLUGINS = {
     "bridge": "cni.plugins.bridge",
     "host-gw": "cni.plugins.host_gw",
     "loopback": "cni.plugins.loopback",
+    "portmap": "cni.plugins.portmap",
     "ptp": "cni.plugins.ptp",
 }

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from cni.net.host import Host
+    from cni.spec.addresses import Ip
 
 # The reference looks at the port after 0, 50, 500, 1000 and 1000 ms. The port opens within a millisecond, so look sooner, as
 # long.
@@ -214,6 +215,34 @@ def _run_iptables(op: rules.RunIptables, host: Host) -> bool:
     return True
 
 
+def _settle(op: rules.Settle, host: Host) -> bool:
+    def alive(witness: str) -> bool:
+        index, name = rules.witnessed(witness)
+        link = host.root.link(name) if index else None
+        return index == 0 or (link is not None and link.index == index)
+
+    rules.apply_settle(op, host.nft, alive)
+    return True
+
+
+def _settle_iptables(op: rules.SettleIptables, host: Host) -> bool:
+    rules.apply_settle_iptables(op, host.iptables)
+    return True
+
+
+def _forget_flows(op: rules.ForgetFlows, host: Host) -> bool:
+    def here(address: Ip) -> bool:
+        if not op.address.is_unspecified:
+            return address == op.address
+        way = host.root.way(address)
+        return way is not None and way.local
+
+    try:
+        return host.conntrack.forget(op.address.version, op.port, here) > 0
+    except KernelError:
+        return False  # a kernel without connection tracking remembers nothing; else, the entries expire
+
+
 def _fail(op: rules.Unread, host: Host) -> bool:
     raise CNIError(op.msg, op.details, op.code)
 
@@ -245,5 +274,8 @@ APPLY: dict[type[Any], Callable[[Any, Host], bool]] = {
     rules.RunNft: _run_nft,
     rules.RunIptables: _run_iptables,
     rules.Sweep: _sweep,
+    rules.Settle: _settle,
+    rules.SettleIptables: _settle_iptables,
+    rules.ForgetFlows: _forget_flows,
     rules.Unread: _fail,
 }

@@ -21,6 +21,7 @@ from cni.spec.errors import CNIError, KernelError
 
 if TYPE_CHECKING:
     from cni.nft.apply import Nft
+    from cni.nft.conntrack import Conntrack
     from cni.nft.iptables import Iptables
 
 # Where calls tell each other that they are at work; see Host.work and Host.alone.
@@ -107,6 +108,13 @@ class Host:
         from cni.nft.iptables import Iptables
 
         return Iptables(self._search_path, netns.die_with_parent)
+
+    @cached_property
+    def conntrack(self) -> Conntrack:
+        """The host's connection tracking."""
+        from cni.nft.conntrack import Conntrack
+
+        return Conntrack()
 
     def kernel(self, side: Side) -> Kernel:
         """The kernel door of a side."""

@@ -10,15 +10,19 @@ that it would answer as slowly, or not at all, are here too.
 from __future__ import annotations
 
 import re
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from struct import Struct
 from typing import NamedTuple
 
+_PART = r'(?:"[^"\s/:*]{1,15}"|[0-9a-z.:]+(?:/[0-9]{1,3})?)'
 _CHANGE = re.compile(
     r"(add|delete) element (inet|ip|ip6) (\w+) ([\w./-]+) "
-    r'\{ ([0-9a-f.:]+)(?: comment "([^"\n]{1,120})")?(?: : 0x([0-9a-f]{8}))? \}'
+    rf'\{{ ({_PART}(?: \. {_PART})*)(?: comment "([^"\n]{{1,120}})")?(?: : (0x[0-9a-f]{{8}}|{_PART}(?: \. {_PART})*))? \}}'
 )
 _FLUSH = re.compile(r"flush set (inet|ip|ip6) (\w+) ([\w./-]+)")
+
+_PROTOCOLS = {"tcp": 6, "udp": 17, "sctp": 132}
+_IFNAME_SIZE = 16
 
 _FAMILIES = {"inet": 1, "ip": 2, "arp": 3, "netdev": 5, "bridge": 7, "ip6": 10}
 
@@ -26,6 +30,7 @@ _HEADER = Struct("=IHHII")  # struct nlmsghdr
 _GENERAL = Struct(">BBH")  # struct nfgenmsg: family, version, resource
 _ATTRIBUTE = Struct("=HH")
 _MARK = Struct("=I")
+_PORT = Struct(">H")
 _ERROR = Struct("=i")
 
 # The answer for the generation: header, nfgenmsg and attribute header passed over, NFTA_GEN_ID.
@@ -40,7 +45,7 @@ _NLMSG_ERROR = 2
 
 # NFTA_SET_ELEM_LIST_*, NFTA_SET_ELEM_*, NFTA_DATA_VALUE, NFTA_LIST_ELEM, NFTNL_UDATA_SET_ELEM_COMMENT.
 _TABLE, _SET, _ELEMENTS = 1, 2, 3
-_KEY, _DATA, _USERDATA = 1, 2, 6
+_KEY, _DATA, _USERDATA, _KEY_END = 1, 2, 6, 10
 _VALUE = _LIST_ITEM = 1
 _COMMENT = 0
 _CHAIN_TABLE, _CHAIN_NAME = 1, 3
@@ -138,16 +143,59 @@ def chain_errno(answer: bytes, number: int) -> int | None:
 
 def _element(key: str, comment: str | None, value: str | None) -> bytes | None:
     try:
-        packed = ip_address(key).packed
+        first, last = _packed(key)
+        data = None if value is None else _data(value)
     except ValueError:
         return None
-    parts = [_nested(_KEY, _attribute(_VALUE, packed))]
-    if value is not None:
-        parts.append(_nested(_DATA, _attribute(_VALUE, _MARK.pack(int(value, 16)))))
+    parts = [_nested(_KEY, _attribute(_VALUE, first))]
+    if last != first:
+        parts.append(_nested(_KEY_END, _attribute(_VALUE, last)))
+    if data is not None:
+        parts.append(_nested(_DATA, _attribute(_VALUE, data)))
     if comment is not None:
         words = comment.encode() + b"\0"
         parts.append(_attribute(_USERDATA, bytes((_COMMENT, len(words))) + words))
     return b"".join(parts)
+
+
+def _data(value: str) -> bytes:
+    """What a map has for a key: a mark, or what keys are made of."""
+    return _MARK.pack(int(value, 16)) if value.startswith("0x") else _packed(value)[0]
+
+
+def _packed(text: str) -> tuple[bytes, bytes]:
+    """A key as the kernel compares it: its first and its last value. Joined parts begin at multiples of four bytes.
+
+    ValueError for what is not known here, ranges that stand alone among it: sets of those have another form.
+    """
+    parts = text.split(" . ")
+    if len(parts) == 1 and "/" not in text:
+        return _part(text)
+    if len(parts) == 1:
+        raise ValueError(text)
+    ends = [_part(part) for part in parts]
+    first, last = (b"".join(end + bytes(-len(end) & 3) for end in side) for side in zip(*ends, strict=True))
+    return first, last
+
+
+def _part(text: str) -> tuple[bytes, bytes]:
+    """An interface's name, a protocol, a port, a range of addresses or an address."""
+    if text.startswith('"'):
+        packed = text[1:-1].encode().ljust(_IFNAME_SIZE, b"\0")
+        if len(packed) > _IFNAME_SIZE:
+            raise ValueError(text)
+    elif text in _PROTOCOLS:
+        packed = bytes((_PROTOCOLS[text],))
+    elif text.isdecimal():
+        if int(text) > 0xFFFF:
+            raise ValueError(text)
+        packed = _PORT.pack(int(text))
+    elif "/" in text:
+        network = ip_network(text)
+        return network.network_address.packed, network.broadcast_address.packed
+    else:
+        packed = ip_address(text).packed
+    return packed, packed
 
 
 def _message(kind: int, flags: int, number: int, body: bytes) -> bytes:

@@ -35,13 +35,26 @@ def bodies(objects: Iterable[dict[str, Any]], kind: str) -> Iterator[dict[str, A
 
 def elements(body: dict[str, Any]) -> Iterator[tuple[Any, str]]:
     """Key and comment of each element of a set or map; a concatenated key is a tuple."""
+    return ((key, comment) for key, comment, _ in entries(body))
+
+
+def entries(body: dict[str, Any]) -> Iterator[tuple[Any, str, Any]]:
+    """Key, comment and, for a map's, value of each element; what is concatenated is a tuple, a range its text."""
     is_map = "map" in body
     for element in body.get("elem", ()):
-        entry = element[0] if is_map and isinstance(element, list) else element
-        value, comment = entry, ""
+        entry, value = element if is_map and isinstance(element, list) else (element, None)
+        key, comment = entry, ""
         if isinstance(entry, dict) and "elem" in entry:
-            value, comment = entry["elem"]["val"], entry["elem"].get("comment", "")
-        yield (tuple(value["concat"]) if isinstance(value, dict) and "concat" in value else value), comment
+            key, comment = entry["elem"]["val"], entry["elem"].get("comment", "")
+        yield _joined(key), comment, _joined(value)
+
+
+def _joined(value: Any) -> Any:
+    if isinstance(value, dict) and "concat" in value:
+        return tuple(map(_joined, value["concat"]))
+    if isinstance(value, dict) and "prefix" in value:
+        return f"{value['prefix']['addr']}/{value['prefix']['len']}"
+    return value
 
 
 def chain_names(objects: Iterable[dict[str, Any]], table: str) -> tuple[str, ...]:

@@ -42,10 +42,13 @@ class Jump(msgspec.Struct, frozen=True):
 
 
 class NatChain(msgspec.Struct, frozen=True, kw_only=True):
-    """One attachment's chain in one family. ``legacy`` is the variant it was found in; names are empty where not readable."""
+    """One attachment's chain in one family. ``parent`` is the chain that leads there, ``legacy`` the variant it was found in;
+    names are empty where not readable.
+    """
 
     v6: bool
     name: str
+    parent: str = POSTROUTING
     legacy: bool = False
     accepts: tuple[str, ...] = ()
     masquerades: bool = False

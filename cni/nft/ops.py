@@ -1,8 +1,9 @@
 """The plan operations of this package, and how they are run through the doors.
 
 ``RunNft`` and ``RunIptables`` are text that was rendered beforehand, which a door runs as one transaction: it happens whole or
-not at all. ``Sweep`` looks between two such transactions. ``Unread`` is a failure to look, reported when all else is done.
-``cni.net.execute`` runs what is in a plan, by ``apply_nft``, ``apply_iptables`` and ``apply_sweep``.
+not at all. ``Settle`` looks where the first did not fit, ``Sweep`` between two of them. ``Unread`` is a failure to look,
+reported when all else is done.
+``cni.net.execute`` runs what is in a plan, by the functions ``apply_*``.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
+from cni.spec.addresses import Ip
 from cni.spec.errors import CNIError, NotAvailable, TryAgain, Unusable
 
 if TYPE_CHECKING:
@@ -74,6 +76,33 @@ class Sweep(msgspec.Struct, frozen=True, kw_only=True):
         """What is empty is made again by who needs it."""
 
 
+class Settle(msgspec.Struct, frozen=True, kw_only=True):
+    """Run one nftables transaction, and where things are not as it expects, one that fits what is there.
+
+    ``listing`` is asked then, and ``answer`` decides, given what it told and a function that says whether a link that an
+    element names as its witness (see ``witness``) is still there. An empty text means that nothing is left to do.
+    ``text`` may be empty: then it looks first. ``undo`` and ``undo_answer`` take it back in the same way.
+    """
+
+    text: str
+    listing: str
+    answer: Callable[[list[dict[str, Any]], Callable[[str], bool]], str]
+    what: str
+    undo: str = ""
+    undo_answer: Callable[[list[dict[str, Any]], Callable[[str], bool]], str] | None = None
+    shared: bool = False
+
+    def describe(self) -> str:
+        """The operation in words."""
+        return self.what
+
+    def inverse(self) -> Settle | None:
+        """The operation that takes this one back."""
+        if self.undo_answer is None:
+            return None
+        return Settle(text=self.undo, listing=self.listing, answer=self.undo_answer, what=f"undo: {self.what}")
+
+
 class RunIptables(msgspec.Struct, frozen=True, kw_only=True):
     """Run one ``iptables-restore --noflush`` of a family; ``legacy`` asks for the variant of the old kernel interface."""
 
@@ -93,6 +122,48 @@ class RunIptables(msgspec.Struct, frozen=True, kw_only=True):
         if not self.undo:
             return None
         return RunIptables(v6=self.v6, text=self.undo, what=f"undo: {self.what}", legacy=self.legacy)
+
+
+class SettleIptables(msgspec.Struct, frozen=True, kw_only=True):
+    """Run one ``iptables-restore --noflush`` of a family, and where that fails the one that fits what is there by then.
+
+    ``answer`` makes it of what ``iptables-save`` tells, and ``undo_answer`` what takes it back, empty where nothing is left.
+    """
+
+    v6: bool
+    text: str
+    answer: Callable[[str], str]
+    what: str
+    undo_answer: Callable[[str], str] | None = None
+    shared: bool = False
+
+    def describe(self) -> str:
+        """The operation in words."""
+        return self.what
+
+    def inverse(self) -> SettleIptables | None:
+        """The operation that takes this one back."""
+        if self.undo_answer is None:
+            return None
+        return SettleIptables(v6=self.v6, text="", answer=self.undo_answer, what=f"undo: {self.what}")
+
+
+class ForgetFlows(msgspec.Struct, frozen=True, kw_only=True):
+    """Forget UDP connections to a port of the host, at ``address`` or, where that is unspecified, at any of its addresses.
+
+    They are remembered as they went when the port led elsewhere, and a client that goes on sending would go on reaching that.
+    """
+
+    address: Ip
+    port: int
+    shared: bool = False
+
+    def describe(self) -> str:
+        """The operation in words."""
+        return f"forget UDP connections to port {self.port}"
+
+    def inverse(self) -> None:
+        """Who sends is looked up anew."""
 
 
 class Unread(msgspec.Struct, frozen=True, kw_only=True):
@@ -152,6 +223,46 @@ def apply_nft(op: RunNft, nft: Nft) -> None:
                 raise
             last = error
     raise TryAgain(f"{op.what}: another call keeps changing the same rules", last.details)
+
+
+def apply_settle(op: Settle, nft: Nft, alive: Callable[[str], bool]) -> None:
+    """Run the operation; NftError with nft's own text when it fails, TryAgain when others keep changing the same thing."""
+    from cni.nft.apply import Conflict
+
+    text = op.text
+    for _ in range(TRIES):
+        try:
+            if text:
+                nft.run(text, op.what)
+                return
+        except Conflict as error:
+            last = error
+        text = op.answer(nft.query(op.listing), alive)
+        if not text:
+            return
+    raise TryAgain(f"{op.what}: another call keeps changing the same rules", last.details)
+
+
+def apply_settle_iptables(op: SettleIptables, iptables: Iptables) -> None:
+    """Run the operation; IptablesError with the program's own text when the second try fails, too."""
+    if op.text:
+        try:
+            return iptables.restore(op.v6, op.text, op.what)
+        except CNIError:
+            pass  # another call made what both need; if it was something else, it will be told again
+    text = op.answer(iptables.save(op.v6))
+    return iptables.restore(op.v6, text, op.what) if text else None
+
+
+def witness(name: str, index: int) -> str:
+    """How an element names a link: a name alone may be another's by now."""
+    return f"{index} {name}"
+
+
+def witnessed(text: str) -> tuple[int, str]:
+    """Index and name of the link that ``witness`` names; index 0 for a text of anybody else's."""
+    index, _, name = text.partition(" ")
+    return (int(index), name) if index.isdecimal() and name else (0, "")
 
 
 def apply_sweep(op: Sweep, nft: Nft, token: int) -> None:

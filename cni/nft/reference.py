@@ -21,9 +21,12 @@ from cni.nft.masq_iptables import CHAIN, POSTROUTING, Jump, NatChain
 from cni.nft.ops import RunIptables, RunNft
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    import re
+    from collections.abc import Callable, Iterable
 
     from cni.spec.owner import Owner
+
+    Parse = Callable[[str, bool, bool], tuple[NatChain, ...]]
 
 MASQ_TABLE, MASQ_CHAIN = "cni_plugins_masquerade", "masq_checks"
 SPOOF_TABLE, SPOOF_BASE = "nat", "PREROUTING"
@@ -82,29 +85,38 @@ def masq_comment(owner: Owner) -> str:
 
 
 def look_chains(host: RuleReaders, owner: Owner) -> tuple[NatChain, ...]:
-    """The attachment's iptables chains in both families and both variants."""
-    name = masq_iptables.chain_name(owner.network, owner.container_id)
+    """The attachment's chains of masquerade in both families and both variants."""
+    return look_named(host, masq_iptables.chain_name(owner.network, owner.container_id), POSTROUTING, masq_iptables.parse_save)
+
+
+def look_all_chains(host: RuleReaders) -> tuple[NatChain, ...]:
+    """Every attachment's chains of masquerade with their comments."""
+    return look_all(host, CHAIN, masq_iptables.parse_save)
+
+
+def look_named(host: RuleReaders, name: str, parent: str, parse: Parse) -> tuple[NatChain, ...]:
+    """An attachment's iptables chains in both families and both variants, by their name and the chain that leads there."""
     found = []
     for v6 in (False, True):
         rules = host.nft.chain(f"{_IP[v6]} nat {name}")
         if rules:
-            base = host.nft.chain(f"{_IP[v6]} nat {POSTROUTING}")
-            found.append(parse_chain(rules, base, name, v6))
+            base = host.nft.chain(f"{_IP[v6]} nat {parent}")
+            found.append(msgspec.structs.replace(parse_chain(rules, base, name, v6), parent=parent))
         if host.iptables.legacy_nat(v6):
-            saved = masq_iptables.parse_save(host.iptables.save(v6, legacy=True), v6, legacy=True)
+            saved = parse(host.iptables.save(v6, legacy=True), v6, True)
             found += [chain for chain in saved if chain.name == name]
     return tuple(found)
 
 
-def look_all_chains(host: RuleReaders) -> tuple[NatChain, ...]:
+def look_all(host: RuleReaders, pattern: re.Pattern[str], parse: Parse) -> tuple[NatChain, ...]:
     """Every attachment's iptables chains with their comments; starts ``iptables-save`` only if there are any."""
     found: list[NatChain] = []
     for v6 in (False, True):
         names = chain_names(host.nft.query(f"list chains {_IP[v6]}"), "nat")
         for legacy in (False, True):
-            wanted = host.iptables.legacy_nat(v6) if legacy else any(map(CHAIN.fullmatch, names))
+            wanted = host.iptables.legacy_nat(v6) if legacy else any(map(pattern.fullmatch, names))
             if wanted:
-                found += masq_iptables.parse_save(host.iptables.save(v6, legacy), v6, legacy)
+                found += parse(host.iptables.save(v6, legacy), v6, legacy)
     return tuple({(chain.v6, chain.legacy, chain.name): chain for chain in found}.values())
 
 
@@ -156,12 +168,12 @@ def remove_chain(chain: NatChain, sources: Iterable[str] = ()) -> RunNft | RunIp
     whole = len(jumps) == len(chain.jumps)
     if not jumps and not whole:
         return None
-    what = f"remove masquerade {'chain' if whole else 'rules for chain'} {chain.name} of {_IP[chain.v6]} iptables"
+    what = f"remove {'chain' if whole else 'rules for chain'} {chain.name} of {_IP[chain.v6]} iptables"
     if any(jump.line for jump in jumps) or chain.legacy:
         text = masq_iptables.removal(chain, jumps, whole)
         return RunIptables(v6=chain.v6, text=text, what=what, legacy=chain.legacy)
     nat = f"{_IP[chain.v6]} nat"
-    text = "".join(f"delete rule {nat} {POSTROUTING} handle {jump.handle}\n" for jump in jumps)
+    text = "".join(f"delete rule {nat} {chain.parent} handle {jump.handle}\n" for jump in jumps)
     return RunNft(text=text + (_delete_chain(nat, chain.name) if whole else ""), what=what)
 
 

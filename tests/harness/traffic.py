@@ -40,6 +40,47 @@ except OSError:
     print("null")
 """
 
+# Tells everybody who connects, or sends a datagram, their address. Arguments: address, port, protocol.
+SERVE = """
+import json, socket, sys
+family = socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET
+kind = socket.SOCK_DGRAM if sys.argv[3] == "udp" else socket.SOCK_STREAM
+protocol = {"tcp": 6, "udp": 17, "sctp": 132}[sys.argv[3]]
+s = socket.socket(family, kind, protocol)
+s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+s.bind((sys.argv[1], int(sys.argv[2])))
+if kind == socket.SOCK_STREAM:
+    s.listen(50)
+print(json.dumps("ready"), flush=True)
+while True:
+    if kind == socket.SOCK_STREAM:
+        client, source = s.accept()
+        client.sendall(source[0].encode())
+        client.close()
+    else:
+        text, source = s.recvfrom(2000)
+        s.sendto(source[0].encode(), source)
+"""
+
+# Connects, or sends a datagram; prints the answer, or null. Arguments: address, port, protocol, seconds[, source port].
+CONNECT = """
+import json, socket, sys
+family = socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET
+kind = socket.SOCK_DGRAM if sys.argv[3] == "udp" else socket.SOCK_STREAM
+protocol = {"tcp": 6, "udp": 17, "sctp": 132}[sys.argv[3]]
+s = socket.socket(family, kind, protocol)
+s.settimeout(float(sys.argv[4]))
+if len(sys.argv) > 5:
+    s.bind(("", int(sys.argv[5])))
+try:
+    s.connect((sys.argv[1], int(sys.argv[2])))
+    if kind == socket.SOCK_DGRAM:
+        s.send(b"who am I")
+    print(json.dumps(s.recv(2000).decode() or None))
+except OSError:
+    print("null")
+"""
+
 # Prints gratuitous ARP and unsolicited neighbour advertisements that arrive on a device.
 LISTEN = """
 import ipaddress, json, socket, sys
@@ -89,6 +130,22 @@ def read_until(child: subprocess.Popen[bytes], wanted: Any, seconds: float = 3) 
         if wanted(line):
             break
     return found
+
+
+def reached(
+    node: Node,
+    target: str,
+    port: int,
+    protocol: str = "tcp",
+    *,
+    pod: str | None = None,
+    seconds: float = 2,
+    source_port: int = 0,
+) -> str | None:
+    """The address under which a server (SERVE) sees who connects from a pod or the node; None without an answer."""
+    words = [target, str(port), protocol, str(seconds), *([str(source_port)] if source_port else [])]
+    answer = json.loads(node.run(sys.executable, "-I", "-S", "-c", CONNECT, *words, pod=pod).stdout)
+    return None if answer is None else str(answer)
 
 
 def source_seen_by(node: Node, target: str, *, pod: str, seconds: float = 3) -> str | None:

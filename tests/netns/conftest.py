@@ -143,6 +143,44 @@ class Attachment:
         return self.addresses if self.result else []
 
 
+class Chain:
+    """One container on a network whose plugins are called one after the other, as libcni does."""
+
+    def __init__(self, members: list[Attachment]) -> None:
+        self.members = members
+
+    @property
+    def first(self) -> Attachment:
+        """The plugin that attaches."""
+        return self.members[0]
+
+    @property
+    def last(self) -> Attachment:
+        """The plugin at the end."""
+        return self.members[-1]
+
+    def add(self) -> dict[str, Any]:
+        """ADD of all, each with the result of the one before; the last one's result, which all of them get later."""
+        result: dict[str, Any] | None = None
+        for member in self.members:
+            given = member.config if result is None else {**member.config, "prevResult": result}
+            result = member.add(config=given)
+        for member in self.members:
+            member.result = result
+        assert result is not None
+        return result
+
+    def check(self) -> None:
+        """CHECK of all, with the result of ADD."""
+        for member in self.members:
+            member.check().succeeded()
+
+    def delete(self) -> None:
+        """DEL of all, the last one first."""
+        for member in reversed(self.members):
+            member.delete().succeeded()
+
+
 class Lab:
     """A node and the plugins under test in it."""
 
@@ -171,6 +209,18 @@ class Lab:
     def added(self, config: Config, **how: Any) -> Attachment:
         """A new attachment after a successful ADD."""
         made = self.attachment(config, **how)
+        made.add()
+        return made
+
+    def chain(self, *configs: Config, **how: Any) -> Chain:
+        """A new container on a network of several plugins; nothing is called yet."""
+        first = self.attachment(configs[0], **how)
+        same = {"pod": first.pod, "container_id": first.container_id, "ifname": first.ifname, "args": first.args}
+        return Chain([first, *(self.attachment(config, **same) for config in configs[1:])])
+
+    def chained(self, *configs: Config, **how: Any) -> Chain:
+        """The same after a successful ADD of all."""
+        made = self.chain(*configs, **how)
         made.add()
         return made
 

@@ -27,7 +27,20 @@ PURE_NET = tuple(
     f"cni.net.{name}" for name in ("ops", "facts", "configure", "gateway", "nodes", "routed", "verify", "veth", "vlans")
 )
 PURE_NFT = tuple(
-    f"cni.nft.{name}" for name in ("elements", "ops", "listing", "masq", "masq_iptables", "masquerade", "reference", "spoof")
+    f"cni.nft.{name}"
+    for name in (
+        "elements",
+        "ops",
+        "listing",
+        "masq",
+        "masq_iptables",
+        "masquerade",
+        "reference",
+        "spoof",
+        "ports",
+        "ports_iptables",
+        "portmap",
+    )
 )
 PURE_IPAM = ("ipam.ranges", "ipam.allocate", "ipam.leases", "ipam.resolv", "ipam.wanted")
 

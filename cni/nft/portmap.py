@@ -1,0 +1,223 @@
+"""Published ports, as a plugin uses them: ``look`` at what is there, then plan or check. All but the looking is pure.
+
+Two backends, ``nftables`` (``cni.nft.ports``) and ``iptables`` (``cni.nft.ports_iptables``); DEL and GC remove what either
+left, and what the Go plugin left, whatever the configuration says now. With the nftables backend no process is started, and all
+ports of an attachment cost one transaction for ADD and one for DEL.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from cni.nft import masq, ports, ports_iptables, reference
+from cni.nft.masq_iptables import NatChain
+from cni.nft.ops import ForgetFlows, RunIptables, RunNft, Settle, SettleIptables, Sweep
+from cni.nft.ports import TABLE, Published, Table
+from cni.nft.ports_iptables import DNAT, Marking
+from cni.spec.addresses import is_v6
+from cni.spec.owner import of_network
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from cni.nft.reference import RuleReaders
+    from cni.spec.owner import Owner
+
+Plan = list[RunNft | RunIptables | Settle | SettleIptables | Sweep | ForgetFlows]
+
+SWEEP = Sweep(
+    what=f"remove what is empty in nftables table {TABLE}",
+    begin=ports.begin_sweep,
+    listing=ports.LISTING,
+    end=ports.end_sweep,
+)
+
+
+class Facts(msgspec.Struct, frozen=True, kw_only=True):
+    """What was seen. Parts that the verb does not need stay at their defaults.
+
+    present: whether our table is there. intact: whether its chains are as they should be. table: all of it, where it was
+    needed. chains: an attachment's chains of iptables. saved: what iptables-save tells of the families, v4 first.
+    """
+
+    present: bool = False
+    intact: bool = False
+    table: Table | None = None
+    chains: tuple[NatChain, ...] = ()
+    saved: tuple[str, str] = ("", "")
+
+
+def look(host: RuleReaders, owner: Owner, wanted: Published, backend: str, verb: str) -> Facts:
+    """Read what a verb needs. For ADD and CHECK something is ``wanted``; DEL looks for what can be there in any case."""
+    if verb == "ADD" and backend == "iptables":
+        return Facts(chains=_look_chains(host, owner), saved=_look_saved(host, wanted))
+    if verb == "ADD":
+        return Facts(intact=_look_intact(host, wanted, lately=True))
+    facts = Facts(present=bool(host.nft.chain(f"inet {TABLE} guard")), chains=_look_chains(host, owner))
+    if verb == "DEL":
+        return facts
+    if facts.present:
+        table = ports.parse_table(host.nft.query(ports.LISTING))
+        facts = msgspec.structs.replace(facts, intact=_look_intact(host, wanted), table=table)
+    return msgspec.structs.replace(facts, saved=_look_saved(host, wanted)) if facts.chains or backend == "iptables" else facts
+
+
+def plan_add(
+    owner: Owner, wanted: Published, backend: str, conditions: tuple[tuple[str, ...], ...], marking: Marking, facts: Facts
+) -> Plan:
+    """Publish the attachment's ports. Repeating it changes nothing; a port of a dead attachment is taken over.
+
+    ``conditions`` are those of iptables, v4 first.
+    """
+    if backend == "iptables":
+        plan: Plan = []
+        for v6 in _families(wanted):
+            setup = partial(ports_iptables.setup, owner.network, owner.container_id, wanted, tuple(conditions[v6]), marking, v6)
+            plan.append(
+                SettleIptables(
+                    v6=v6,
+                    text=setup(facts.saved[v6]),
+                    answer=setup,
+                    undo_answer=partial(ports_iptables.teardown, owner.network, owner.container_id),
+                    what=f"publish {_numbers(wanted)} by iptables chain {_chain(owner)}",
+                )
+            )
+    else:
+        label = masq.tag(owner)
+        plan = [
+            Settle(
+                text=ports.claim(label, wanted) if facts.intact else "",
+                listing=ports.LISTING,
+                answer=partial(ports.take, label, wanted),
+                undo=ports.remove(label, wanted),
+                undo_answer=_forgetting(label),
+                what=f"publish {_numbers(wanted)}",
+            )
+        ]
+    return plan + _flows(wanted)
+
+
+def plan_del(owner: Owner, wanted: Published | None, facts: Facts) -> Plan:
+    """Take back everything that is published of the attachment, in every form.
+
+    ``wanted`` is what ADD published, if that is known: then our table is not searched.
+    """
+    label = masq.tag(owner)
+    plan: Plan = []
+    if facts.present:
+        text = ports.remove(label, wanted) if wanted is not None else ""
+        what = f"take back {_numbers(wanted) if wanted is not None else 'its published ports'}"
+        plan.append(Settle(text=text, listing=ports.LISTING, answer=_forgetting(label), what=what))
+    plan += [step for chain in facts.chains if (step := reference.remove_chain(chain)) is not None]
+    return plan + (_flows(wanted) if wanted is not None and plan else [])
+
+
+def check(owner: Owner, wanted: Published, backend: str, facts: Facts) -> list[str]:
+    """A line for each port that does not lead to the pod. Either backend satisfies, and so do the Go plugin's rules."""
+    ours = _problems(owner, wanted, facts)
+    names = owner.network, owner.container_id
+    chains = [line for v6 in _families(wanted) for line in ports_iptables.problems(*names, wanted, v6, facts.saved[v6])]
+    if not ours or not chains:
+        return []
+    return chains if backend == "iptables" else ours
+
+
+def plan_gc(host: RuleReaders, network: str, keep: frozenset[Owner], there: Callable[[str], bool]) -> Plan:
+    """Remove what belongs to the network and to no attachment of ``keep``, and then what is empty. ``there`` says whether the
+    host has an interface.
+    """
+    objects = host.nft.query(ports.LISTING)
+    seen = ports.parse_table(objects)
+    kept = {masq.tag(owner) for owner in keep}
+    labels = dict.fromkeys([*seen.claims.values(), *seen.pods.values()])
+    gone = [label for label in labels if of_network(label, network) and label not in kept]
+    plan: Plan = [
+        Settle(
+            text=ports.forget(label, seen), listing=ports.LISTING, answer=_forgetting(label), what=f"take back ports of {label}"
+        )
+        for label in gone
+    ]
+    plan += [
+        RunNft(text=ports.close(name), what=f"forget that {name} took packets for {ports.LOCAL}", yields=True)
+        for name in seen.localnet
+        if not there(name)
+    ]
+    if objects:
+        plan.append(SWEEP)
+    alive = {owner.container_id for owner in keep}
+    chains = reference.look_all(host, ports_iptables.CHAIN, ports_iptables.parse_save)
+    stale = [chain for chain in chains if chain.network == network and chain.container_id not in alive]
+    return plan + [step for chain in stale if (step := reference.remove_chain(chain)) is not None]
+
+
+def _look_intact(host: RuleReaders, wanted: Published, lately: bool = False) -> bool:
+    return all(
+        ports.intact(name, wanted.conditions, host.nft.chain(f"inet {TABLE} {name}", lately))
+        for name in ports.chains(wanted.conditions)
+    )
+
+
+def _look_chains(host: RuleReaders, owner: Owner) -> tuple[NatChain, ...]:
+    return reference.look_named(host, _chain(owner), DNAT, ports_iptables.parse_save)
+
+
+def _look_saved(host: RuleReaders, wanted: Published) -> tuple[str, str]:
+    v4, v6 = (host.iptables.save(v6) if v6 in _families(wanted) else "" for v6 in (False, True))
+    return v4, v6
+
+
+def _chain(owner: Owner) -> str:
+    return ports_iptables.chain_name(owner.network, owner.container_id)
+
+
+def _families(wanted: Published) -> list[bool]:
+    return sorted({is_v6(mapping.pod) for mapping in wanted.mappings})
+
+
+def _numbers(wanted: Published) -> str:
+    return ", ".join(dict.fromkeys(str(mapping.port) for mapping in wanted.mappings))
+
+
+def _flows(wanted: Published) -> list[ForgetFlows]:
+    """Forget what was sent to UDP ports while they led elsewhere."""
+    return [
+        ForgetFlows(address=mapping.port.host, port=mapping.port.number)
+        for mapping in wanted.mappings
+        if mapping.port.protocol == "udp"
+    ]
+
+
+def _forgetting(label: str) -> Callable[[list[dict[str, Any]], Callable[[str], bool]], str]:
+    return lambda listing, alive: ports.forget(label, ports.parse_table(listing))
+
+
+def _problems(owner: Owner, wanted: Published, facts: Facts) -> list[str]:
+    """What is not as ``claim`` writes it."""
+    if facts.table is None:
+        return [f"{mapping.port} is not published: there is no nftables table {TABLE}" for mapping in wanted.mappings]
+    problems = [] if facts.intact else [f"the rules of nftables table {TABLE} are gone or changed"]
+    seen, label = facts.table, masq.tag(owner)
+    for mapping in wanted.mappings:
+        holder = seen.claims.get(mapping.port)
+        leads = [lead for lead in seen.leads.get(mapping.port, ()) if lead.suffix == wanted.conditions.suffix]
+        if holder is None:
+            problems.append(f"{mapping.port} is not published: no element in nftables table {TABLE}")
+        elif holder != label:
+            problems.append(f"{mapping.port} is published by another attachment, {holder}")
+        elif not any((lead.pod, lead.pod_port) == (mapping.pod, mapping.pod_port) for lead in leads):
+            problems.append(f"{mapping.port} does not lead to {mapping.pod} port {mapping.pod_port}")
+    return problems + [line for pod in wanted.pods if wanted.snat for line in _unanswered(pod, wanted, seen)]
+
+
+def _unanswered(pod: Any, wanted: Published, seen: Table) -> Iterable[str]:
+    """Whether masquerade of what leads to a pod is missing."""
+    v = "6" if is_v6(pod) else "4"
+    name = "any" if wanted.masq_all else "snat"
+    near = pod.network.prefixlen == pod.max_prefixlen or any(ports.contains(subnet, pod.network) for subnet in seen.near)
+    if pod.ip not in seen.sets[name + v] or not (near or wanted.masq_all):
+        yield f"what is published of {pod.ip} is not masqueraded where it has to be"
+    elif pod.network.prefixlen == pod.max_prefixlen and not wanted.masq_all and pod.ip not in seen.sets["self" + v]:
+        yield f"what is published of {pod.ip} is not masqueraded when it is the sender"

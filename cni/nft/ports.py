@@ -1,0 +1,480 @@
+"""PURE. Published ports in nftables: table ``inet podwire_portmap`` as text, and its listing as a record.
+
+    map claims4, claims6   host address . protocol . port : mark of its owner   the owner's label as comment; no rule uses these
+    map pods4, pods6       pod address : mark of its owner                      likewise
+    map ports4, ports6     protocol . port : pod address . port                 at any address of the host
+    map hosts4, hosts6     host address . protocol . port : pod address . port  at one address of it
+    set snat4, snat6       pods that are masqueraded to when they could not answer otherwise: what comes from their own subnet,
+                           from themselves or from 127.0.0.0/8
+    set near4, near6       subnet . subnet: the subnets that such pods are in
+    set self4, self6       address . address of those that are in none (/32, /128)
+    set any4, any6         pods that everything is masqueraded to (masqAll)
+    set localnet           interfaces on which the kernel was told to take packets for 127.0.0.0/8 (route_localnet)
+    set sweeps             tokens of removals of empty parts that are under way, as in ``cni.nft.masq``
+    chain ports            the lookups; chains prerouting and output lead there what is for an address of the host
+    chain postrouting      masquerade
+    chain guard            what comes for 127.0.0.0/8 through an interface of localnet is dropped, as without route_localnet
+
+A port is an element here, not a rule: packets are looked up in the same time whatever the number of ports, and one transaction
+of elements alone publishes all ports of a pod. ``claims`` is why two pods never have one port: adding a key that is there with
+another value fails. The comment of an element of ``ports`` names the link that shows whether its pod is alive.
+
+Conditions are part of where a lookup happens, so ports with conditions have chains and maps of their own, by a hash of them
+(``Conditions.suffix``). One network's conditions are no other's (the reference's are everybody's).
+
+What comes back by the way it went needs no masquerade; a pod's answer to a neighbour would not, so ``near`` is needed.
+Ranges are in one small set, and not beside each pod: the kernel copies a set of ranges for each change, 6 ms with 1,000.
+"""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from ipaddress import ip_address, ip_network
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from cni.nft.listing import bodies, entries
+from cni.nft.masq import SWEEPS, mark
+from cni.spec.addresses import Cidr, Ip, is_v6, parse_ip
+from cni.spec.errors import CNIError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+TABLE = "podwire_portmap"
+
+_T = f"inet {TABLE}"
+LISTING = f"list table {_T}"
+
+ANYWHERE: dict[bool, Ip] = {False: parse_ip("0.0.0.0"), True: parse_ip("::")}
+LOCAL = "127.0.0.0/8"
+_LOCAL_TOLD = {"prefix": {"addr": "127.0.0.0", "len": 8}}
+
+# Ports at one address go before those at any.
+_LOOKUPS = (("hosts", True), ("ports", False))
+
+_ADDRESS = {False: "ipv4_addr", True: "ipv6_addr"}
+_IP = {False: "ip", True: "ip6"}
+_V = {False: "4", True: "6"}
+_FAMILIES = (False, True)
+
+# nft tells a protocol by its number, or by its name.
+_PROTOCOL = {6: "tcp", 17: "udp", 132: "sctp"}
+
+# Sets of addresses that an owner of a pod's address has there.
+_OF_PODS = ("snat", "any")
+
+
+class Port(msgspec.Struct, frozen=True, order=True):
+    """A port of the host, at one of its addresses or ANYWHERE."""
+
+    host: Ip
+    protocol: str
+    number: int
+
+    def __str__(self) -> str:
+        at = "" if self.host.is_unspecified else f" of {self.host}"
+        return f"port {self.number}/{self.protocol}{at}"
+
+
+class Mapping(msgspec.Struct, frozen=True):
+    """A port of the host and the port of a pod that it leads to."""
+
+    port: Port
+    pod: Ip
+    pod_port: int
+
+
+class Conditions(msgspec.Struct, frozen=True):
+    """Further matches, in nft's language, of what is led to pods; by family."""
+
+    v4: str = ""
+    v6: str = ""
+
+    @property
+    def suffix(self) -> str:
+        """What distinguishes the names of chains and maps."""
+        return "_" + sha256(f"{self.v4}\n{self.v6}".encode()).hexdigest()[:8] if self.v4 or self.v6 else ""
+
+
+class Rule(msgspec.Struct, frozen=True):
+    """A rule or a part of one: in nft's words, and as nft's JSON tells it. ``open`` says that there are conditions in it, of
+    which ``told`` says nothing.
+    """
+
+    words: str
+    told: list[Any]
+    open: bool = False
+
+
+class Published(msgspec.Struct, frozen=True, kw_only=True):
+    """All that is published of an attachment.
+
+    pods: addresses that ports lead to, with the length of their subnet. interface: the link that leads to the pod, where
+    127.0.0.0/8 has to be let in; or empty. witness: the link that shows that the pod is alive, or empty.
+    """
+
+    mappings: tuple[Mapping, ...]
+    pods: tuple[Cidr, ...] = ()
+    conditions: Conditions = Conditions()
+    snat: bool = True
+    masq_all: bool = False
+    interface: str = ""
+    witness: str = ""
+
+
+class Lead(msgspec.Struct, frozen=True):
+    """Where a port leads by a map of ours: pod and port, the witness, and the suffix of the map's name."""
+
+    pod: Ip
+    pod_port: int
+    witness: str
+    suffix: str
+
+
+class Table(msgspec.Struct, frozen=True, kw_only=True):
+    """The whole table as it was seen. Owners are told by their labels."""
+
+    claims: dict[Port, str] = {}
+    leads: dict[Port, tuple[Lead, ...]] = {}
+    pods: dict[Ip, str] = {}
+    sets: dict[str, frozenset[Ip]] = {}
+    near: tuple[Any, ...] = ()
+    localnet: tuple[str, ...] = ()
+    suffixes: tuple[str, ...] = ()
+
+
+def claim(label: str, wanted: Published) -> str:
+    """Publish; only the elements. Fails as NotFound where the rest of the table is not there, as Exists when another owner has
+    one of the ports or addresses.
+    """
+    return "\n".join([f"flush set {_T} {SWEEPS}", *_subnets(wanted), *_elements(label, wanted), ""])
+
+
+def remove(label: str, wanted: Published) -> str:
+    """Take back ``claim``, all in one. Fails as Exists or NotFound when something is another's, or not there."""
+    return "".join(_forget_pod(label, pod.ip) for pod in wanted.pods) + "".join(
+        _forget_port(label, mapping.port, [wanted.conditions.suffix]) for mapping in wanted.mappings
+    )
+
+
+def take(label: str, wanted: Published, listing: list[dict[str, Any]], alive: Callable[[str], bool]) -> str:
+    """Publish, whatever the listing shows. What is an earlier call's of the owner is replaced, and what is a dead
+    attachment's goes: one whose witness is not there any more, or unknown, and which has an address that is this pod's now.
+
+    CNIError names the owner of a port or address who is alive, and of a port also one of whom nothing is known.
+    """
+    seen = parse_table(listing)
+    witnesses: dict[str, set[str]] = {}
+    for port, leads in seen.leads.items():
+        witnesses.setdefault(seen.claims.get(port, ""), set()).update(lead.witness for lead in leads)
+    out = {label} if label in witnesses or label in seen.pods.values() else set()
+    for pod in wanted.pods:
+        holder = seen.pods.get(pod.ip, label)
+        if holder not in out and any(one and alive(one) for one in witnesses.get(holder, ())):
+            raise CNIError(
+                f"address {pod.ip} is another attachment's, {holder}", "correct the ranges of the two networks, or DEL it"
+            )
+        out |= {holder} if pod.ip in seen.pods else set()
+    for mapping in wanted.mappings:
+        holder = seen.claims.get(mapping.port, label)
+        if holder not in out and any(not one or alive(one) for one in witnesses.get(holder, ())):
+            lead = seen.leads[mapping.port][0]
+            raise CNIError(
+                f"{mapping.port} of the host is published already, by {holder}",
+                f"it leads to {lead.pod} port {lead.pod_port}; choose another port, or DEL that attachment",
+            )
+        out |= {holder} if mapping.port in seen.claims else set()
+    near = [subnet for subnet in _near(wanted) if not any(contains(other, subnet) for other in seen.near)]
+    covered = [other for other in seen.near if any(contains(subnet, other) for subnet in near)]
+    text = "".join(forget(gone, seen) for gone in sorted(out)) + skeleton(wanted.conditions)
+    text += "".join(f"delete element {_near_set(other)} {{ {other} . {other} }}\n" for other in covered)
+    lines = [line for line in _subnets(wanted) if not any(str(other) in line for other in _near(wanted) if other not in near)]
+    return text + "\n".join([*lines, *_elements(label, wanted), ""])
+
+
+def forget(label: str, seen: Table) -> str:
+    """Remove all that is the owner's in the table; empty when nothing is."""
+    ports = [port for port, holder in seen.claims.items() if holder == label]
+    text = "".join(_forget_pod(label, pod) for pod, holder in seen.pods.items() if holder == label)
+    return text + "".join(_forget_port(label, port, [lead.suffix for lead in seen.leads.get(port, ())]) for port in ports)
+
+
+def skeleton(conditions: Conditions) -> str:
+    """Everything but the elements. ``add`` of what is there does nothing, and rules are renewed: the same text always fits."""
+    suffix = conditions.suffix
+    lines = [f"add table {_T}", f"add set {_T} {SWEEPS} {{ type mark; }}", f"flush set {_T} {SWEEPS}"]
+    lines.append(f"add set {_T} localnet {{ type ifname; }}")
+    for v6 in _FAMILIES:
+        v, address = _V[v6], _ADDRESS[v6]
+        lines += [
+            f"add map {_T} claims{v} {{ type {address} . inet_proto . inet_service : mark; }}",
+            f"add map {_T} pods{v} {{ type {address} : mark; }}",
+            f"add map {_T} ports{v}{suffix} {{ type inet_proto . inet_service : {address} . inet_service; }}",
+            f"add map {_T} hosts{v}{suffix} {{ type {address} . inet_proto . inet_service : {address} . inet_service; }}",
+            f"add set {_T} snat{v} {{ type {address}; }}",
+            f"add set {_T} any{v} {{ type {address}; }}",
+            f"add set {_T} self{v} {{ type {address} . {address}; }}",
+            f"add set {_T} near{v} {{ type {address} . {address}; flags interval; }}",
+        ]
+    for name, (hook, rules) in chains(conditions).items():
+        lines += [f"add chain {_T} {name}" + (f" {{ {hook} }}" if hook else ""), f"flush chain {_T} {name}"]
+        lines += [f"add rule {_T} {name} {rule.words}" for rule in rules]
+    return "\n".join([*lines, ""])
+
+
+def chains(conditions: Conditions) -> dict[str, tuple[str, list[Rule]]]:
+    """The chains that ports with these conditions need: hook and rules. A chain that is jumped to comes first."""
+    suffix = conditions.suffix
+    lookups = [_dnat(v6, name + _V[v6] + suffix, joined) for v6 in _FAMILIES for name, joined in _LOOKUPS]
+    leads = [_jump(v6, conditions.v6 if v6 else conditions.v4, f"ports{suffix}") for v6 in _FAMILIES]
+    local = Rule(f"ip saddr {LOCAL}", _match(_field(False, "saddr"), _LOCAL_TOLD))
+    pods = [_masquerade(local, _in(False, ["daddr"], "snat4"))]
+    for v6 in _FAMILIES:
+        v = _V[v6]
+        pods += [
+            _masquerade(_in(v6, ["daddr"], f"any{v}")),
+            _masquerade(_in(v6, ["saddr", "daddr"], f"near{v}"), _in(v6, ["daddr"], f"snat{v}")),
+            _masquerade(_in(v6, ["saddr", "daddr"], f"self{v}")),
+        ]
+    martian = Rule(f"ip daddr {LOCAL}", _match(_field(False, "daddr"), _LOCAL_TOLD))
+    interface = Rule("iifname @localnet", _match({"meta": {"key": "iifname"}}, "@localnet"))
+    return {
+        f"ports{suffix}": ("", lookups),
+        f"prerouting{suffix}": ("type nat hook prerouting priority -100; policy accept;", leads),
+        f"output{suffix}": ("type nat hook output priority -100; policy accept;", leads),
+        "postrouting": ("type nat hook postrouting priority 100; policy accept;", pods),
+        "guard": (
+            "type filter hook prerouting priority -300; policy accept;",
+            [_joined(interface, martian, Rule("drop", [{"drop": None}]))],
+        ),
+    }
+
+
+def intact(name: str, conditions: Conditions, objects: list[dict[str, Any]]) -> bool:
+    """Whether a chain is hooked where it should be and has exactly the rules of ``chains``. What nft tells of conditions it was
+    given in other words, so of rules that have some the end is compared.
+    """
+    hook, rules = chains(conditions)[name]
+    body: dict[str, Any] = next(bodies(objects, "chain"), {})
+    hooked = f"type {body['type']} hook {body['hook']} " if "hook" in body else ""
+    told = [_comparable(rule["expr"]) for rule in bodies(objects, "rule")]
+    if not objects or not hook.startswith(hooked) or bool(hook) != bool(hooked) or len(told) != len(rules):
+        return False
+    return all(
+        (expressions[-2:] == rule.told[-2:] if rule.open else expressions == rule.told)
+        for expressions, rule in zip(told, rules, strict=True)
+    )
+
+
+def parse_table(objects: list[dict[str, Any]]) -> Table:
+    """The table from ``list table inet podwire_portmap``."""
+    claims: dict[Port, str] = {}
+    pods: dict[Ip, str] = {}
+    leads: dict[Port, list[Lead]] = {}
+    suffixes = []
+    for body in bodies(objects, "map"):
+        kind, v, suffix = _name_of(body["name"])
+        if kind == "claims":
+            claims |= {_port(*key): comment for key, comment, _ in entries(body)}
+        elif kind == "pods":
+            pods |= {ip_address(key): comment for key, comment, _ in entries(body)}
+        elif kind in ("ports", "hosts"):
+            suffixes.append(suffix)
+            for key, comment, (pod, pod_port) in entries(body):
+                port = _port(*key) if kind == "hosts" else _port(ANYWHERE[v == "6"], *key)
+                leads.setdefault(port, []).append(Lead(ip_address(pod), int(pod_port), comment, suffix))
+    sets = {body["name"]: [key for key, _, _ in entries(body)] for body in bodies(objects, "set")}
+    return Table(
+        claims=claims,
+        leads={port: tuple(found) for port, found in leads.items()},
+        pods=pods,
+        sets={name + v: frozenset(map(ip_address, sets.get(name + v, ()))) for name in _OF_PODS for v in _V.values()}
+        | {"self" + v: frozenset(ip_address(key[0]) for key in sets.get("self" + v, ())) for v in _V.values()},
+        near=tuple(ip_network(key[0]) for v in _V.values() for key in sets.get("near" + v, ())),
+        localnet=tuple(sets.get("localnet", ())),
+        suffixes=tuple(dict.fromkeys(suffixes)),
+    )
+
+
+def begin_sweep(token: int) -> str:
+    """Announce a sweep, before it looks. Fails as NotFound where no table is."""
+    return f"add set {_T} {SWEEPS} {{ type mark; }}\nadd element {_T} {SWEEPS} {{ {token:#010x} }}\n"
+
+
+def end_sweep(listing: list[dict[str, Any]], token: int) -> str:
+    """Remove what is of no use in the listing, down to the table itself. Fails as NotFound when something was added since."""
+    seen = parse_table(listing)
+    text = f"delete element {_T} {SWEEPS} {{ {token:#010x} }}\n"
+    if not (seen.claims or seen.pods or seen.localnet):
+        return text + f"delete table {_T}\n"
+    for port, leads in seen.leads.items():
+        text += "".join(_delete_lead(port, lead.suffix) for lead in leads if port not in seen.claims)
+    strays = {address for found in seen.sets.values() for address in found if address not in seen.pods}
+    text += "".join(_out_of_sets(address) for address in sorted(strays, key=str))
+    guarded = seen.sets["snat4"] | seen.sets["snat6"]
+    for network in seen.near:
+        if not any(address in network for address in guarded):
+            text += f"delete element {_near_set(network)} {{ {network} . {network} }}\n"
+    used = {lead.suffix for port, leads in seen.leads.items() if port in seen.claims for lead in leads}
+    for suffix in seen.suffixes:
+        if suffix and suffix not in used:
+            names = [f"prerouting{suffix}", f"output{suffix}", f"ports{suffix}"]
+            text += "".join(f"flush chain {_T} {name}\ndelete chain {_T} {name}\n" for name in names)
+            text += "".join(f"delete map {_T} {kind}{v}{suffix}\n" for kind in ("ports", "hosts") for v in _V.values())
+    return text
+
+
+def close(interface: str) -> str:
+    """Forget an interface that is not there any more."""
+    element = f'{_T} localnet {{ "{interface}" }}'
+    return f"add element {element}\ndelete element {element}\n"
+
+
+def _elements(label: str, wanted: Published) -> list[str]:
+    owner, suffix = f"{mark(label):#010x}", wanted.conditions.suffix
+    # nft's language has no way to write these in a name.
+    named = wanted.interface and not set(wanted.interface) & set('"*')
+    lines = [f'add element {_T} localnet {{ "{wanted.interface}" }}'] if named else []
+    for pod in wanted.pods:
+        v = _V[is_v6(pod)]
+        lines.append(f'add element {_T} pods{v} {{ {pod.ip} comment "{label}" : {owner} }}')
+        if wanted.snat and wanted.masq_all:
+            lines.append(f"add element {_T} any{v} {{ {pod.ip} }}")
+        elif wanted.snat:
+            lines.append(f"add element {_T} snat{v} {{ {pod.ip} }}")
+            if _alone(pod):
+                lines.append(f"add element {_T} self{v} {{ {pod.ip} . {pod.ip} }}")
+    witness = f' comment "{wanted.witness}"' if wanted.witness else ""
+    for mapping in wanted.mappings:
+        port, v = mapping.port, _V[is_v6(mapping.pod)]
+        lines.append(f'add element {_T} claims{v} {{ {_claim_key(port)} comment "{label}" : {owner} }}')
+        lines.append(f"add element {_lead(port, suffix)}{witness} : {mapping.pod} . {mapping.pod_port} }}")
+    return lines
+
+
+def _subnets(wanted: Published) -> list[str]:
+    return [f"add element {_near_set(subnet)} {{ {subnet} . {subnet} }}" for subnet in _near(wanted)]
+
+
+def _near(wanted: Published) -> list[Any]:
+    if not wanted.snat or wanted.masq_all:
+        return []
+    return list(dict.fromkeys(pod.network for pod in wanted.pods if not _alone(pod)))
+
+
+def _near_set(network: Any) -> str:
+    return f"{_T} near{network.version}"
+
+
+def _alone(pod: Cidr) -> bool:
+    return pod.network.prefixlen == pod.max_prefixlen
+
+
+def contains(network: Any, other: Any) -> bool:
+    """Whether a range is within another."""
+    return bool(network.version == other.version and other.subnet_of(network))
+
+
+def _claim_key(port: Port) -> str:
+    return f"{port.host} . {port.protocol} . {port.number}"
+
+
+def _lead(port: Port, suffix: str) -> str:
+    """The beginning of a port's element where it leads to its pod."""
+    v = port.host.version
+    if port.host.is_unspecified:
+        return f"{_T} ports{v}{suffix} {{ {port.protocol} . {port.number}"
+    return f"{_T} hosts{v}{suffix} {{ {_claim_key(port)}"
+
+
+def _delete_lead(port: Port, suffix: str) -> str:
+    return f"delete element {_lead(port, suffix)} }}\n"
+
+
+def _forget_port(label: str, port: Port, suffixes: Iterable[str]) -> str:
+    """Adding the owner's mark fails when the port is another's."""
+    claims = f"{_T} claims{port.host.version}"
+    text = f"add element {claims} {{ {_claim_key(port)} : {mark(label):#010x} }}\n"
+    text += f"delete element {claims} {{ {_claim_key(port)} }}\n"
+    return text + "".join(_delete_lead(port, suffix) for suffix in suffixes)
+
+
+def _forget_pod(label: str, pod: Ip) -> str:
+    pods = f"{_T} pods{pod.version}"
+    text = f"add element {pods} {{ {pod} : {mark(label):#010x} }}\ndelete element {pods} {{ {pod} }}\n"
+    return text + _out_of_sets(pod)
+
+
+def _out_of_sets(pod: Ip) -> str:
+    """Take an address out of every set, be it there or not."""
+    keys = [*(f"{name}{pod.version} {{ {pod} }}" for name in _OF_PODS), f"self{pod.version} {{ {pod} . {pod} }}"]
+    return "".join(f"add element {_T} {key}\ndelete element {_T} {key}\n" for key in keys)
+
+
+def _name_of(name: str) -> tuple[str, str, str]:
+    """Kind, family's digit and suffix of a map's name."""
+    plain, underscore, suffix = name.partition("_")
+    return plain[:-1], plain[-1:], underscore + suffix
+
+
+def _port(host: Any, protocol: Any, number: Any) -> Port:
+    known = _PROTOCOL.get(int(protocol)) if str(protocol).isdecimal() else str(protocol)
+    return Port(ip_address(host) if isinstance(host, str) else host, known or str(protocol), int(number))
+
+
+def _match(left: Any, right: Any, op: str = "==") -> list[Any]:
+    return [{"match": {"op": op, "left": left, "right": right}}]
+
+
+def _field(v6: bool, name: str) -> dict[str, Any]:
+    return {"payload": {"protocol": _IP[v6], "field": name}}
+
+
+def _in(v6: bool, fields: list[str], name: str) -> Rule:
+    """Whether addresses of a packet are in a set."""
+    told = [_field(v6, field) for field in fields]
+    left = told[0] if len(told) == 1 else {"concat": told}
+    return Rule(" . ".join(f"{_IP[v6]} {field}" for field in fields) + f" @{name}", _match(left, f"@{name}"))
+
+
+def _dnat(v6: bool, name: str, at_one: bool) -> Rule:
+    """Look up where a packet is led to: by protocol and port, and by address, too, if the map has ports of one address."""
+    key = [{"meta": {"key": "l4proto"}}, {"payload": {"protocol": "th", "field": "dport"}}]
+    words = "meta l4proto . th dport"
+    if at_one:
+        key, words = [_field(v6, "daddr"), *key], f"{_IP[v6]} daddr . {words}"
+    told = {"dnat": {"family": _IP[v6], "addr": {"map": {"key": {"concat": key}, "data": f"@{name}"}}}}
+    return Rule(f"dnat {_IP[v6]} to {words} map @{name}", [told])
+
+
+def _jump(v6: bool, conditions: str, chain: str) -> Rule:
+    """Lead what is for an address of the host to the lookups, if the conditions hold."""
+    family = "ipv6" if v6 else "ipv4"
+    told = [*_match({"meta": {"key": "nfproto"}}, family), *_match({"fib": {"result": "type", "flags": "daddr"}}, "local")]
+    words = [f"meta nfproto {family}", conditions, f"fib daddr type local jump {chain}"]
+    return Rule(" ".join(filter(None, words)), [*told, {"jump": {"target": chain}}], bool(conditions))
+
+
+def _masquerade(*matches: Rule) -> Rule:
+    """Masquerade a connection that was led elsewhere."""
+    led = Rule("ct status dnat", _match({"ct": {"key": "status"}}, "dnat", "in"))
+    return _joined(led, *matches, Rule("masquerade", [{"masquerade": None}]))
+
+
+def _joined(*parts: Rule) -> Rule:
+    return Rule(" ".join(part.words for part in parts), [told for part in parts for told in part.told])
+
+
+def _comparable(expressions: list[Any]) -> list[Any]:
+    """What nft tells of a rule, in one form: versions differ in whether a list of one is a list."""
+    return [_plain(expression) for expression in expressions]
+
+
+def _plain(told: Any) -> Any:
+    if isinstance(told, dict):
+        return {key: _plain(value) for key, value in told.items()}
+    if isinstance(told, list):
+        return _plain(told[0]) if len(told) == 1 else [_plain(part) for part in told]
+    return told
