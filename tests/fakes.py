@@ -27,7 +27,7 @@ from cni.spec.addresses import Cidr, Ip, is_v6
 from cni.spec.errors import EnvError, KernelError, UnknownSandbox, UnsupportedField
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from cni.spec.result import Route
 
@@ -43,6 +43,7 @@ LINK_SYSCTLS = {
     "net/ipv6/conf/{}/disable_ipv6": "0",
     "net/ipv6/conf/{}/keep_addr_on_down": "0",
     "net/ipv4/conf/{}/arp_notify": "0",
+    "net/ipv4/conf/{}/route_localnet": "0",
     "net/ipv6/conf/{}/ndisc_notify": "0",
 }
 FORWARDING = {"net/ipv4/ip_forward": "0", "net/ipv6/conf/all/forwarding": "0"}
@@ -475,6 +476,8 @@ class FakeSet(msgspec.Struct, eq=False):
 
     kind: str
     elements: dict[str, tuple[str, str]] = {}
+    value: str = ""
+    ranges: bool = False
 
 
 class FakeTable(msgspec.Struct, eq=False):
@@ -509,6 +512,7 @@ class Ruleset:
 
 _WHERE = r"(\S+) (\S+)"
 _NAMED = rf"{_WHERE} (\S+)"
+_PART = r'(?:"[^"]*"|[^" ]+)'
 
 
 class FakeNft:
@@ -575,7 +579,7 @@ class FakeNft:
         for set_name, there in table.sets.items():
             body: dict[str, Any] = {"family": family, "table": name, "name": set_name}
             if there.kind == "map":
-                body["map"] = "mark"
+                body["map"] = there.value
             if elements and there.elements:
                 body["elem"] = [_element(k, *there.elements[k], in_map=there.kind == "map") for k in there.elements]
             found.append({there.kind: body})
@@ -657,8 +661,8 @@ class FakeNft:
             raise NotFound(f"no rule with handle {handle}")
         del rules[at]
 
-    def _add_set(self, kind: str, family: str, table: str, name: str) -> None:
-        there = self._table(family, table).sets.setdefault(name, FakeSet(kind))
+    def _add_set(self, kind: str, family: str, table: str, name: str, value: str | None, ranges: str | None) -> None:
+        there = self._table(family, table).sets.setdefault(name, FakeSet(kind, {}, value or "", bool(ranges)))
         if there.kind != kind:
             raise Exists(f"{name} is a {there.kind}")
 
@@ -675,6 +679,8 @@ class FakeNft:
         if key in there.elements:
             if there.elements[key][0] != (value or ""):
                 raise Exists(f"{key} is there with another value")
+        elif there.ranges and any(_overlap(key, other) for other in there.elements):
+            raise Exists(f"{key} overlaps another")
         else:
             there.elements[key] = (value or "", comment or "")
 
@@ -696,12 +702,9 @@ class FakeNft:
         (rf"delete chain {_NAMED}", _delete_chain),
         (rf"delete rule {_NAMED} handle (\d+)", _delete_rule),
         (rf"add rule {_NAMED} (.+)", _add_rule),
-        (rf"add (set|map) {_NAMED} \{{ type [^;]+; \}}", _add_set),
+        (rf"add (set|map) {_NAMED} \{{ type [^;:]+?(?: : ([^;]+))?;( flags interval;)? \}}", _add_set),
         (rf"delete (?:set|map) {_NAMED}", _delete_set),
-        (
-            rf'add element {_NAMED} \{{ ([^:{{}}]*?|[0-9a-f:.]+|"[^"]*" \. [0-9a-f:]+)(?: comment "([^"]*)")?(?: : (\S+))? \}}',
-            _add_element,
-        ),
+        (rf'add element {_NAMED} \{{ ({_PART}(?: \. {_PART})*)(?: comment "([^"]*)")?(?: : (.+))? \}}', _add_element),
         (rf"delete element {_NAMED} \{{ (.+) \}}", _delete_element),
     )
 
@@ -715,11 +718,26 @@ def _mentions(expr: Any, what: Any) -> bool:
 
 
 def _element(key: str, value: str, comment: str, *, in_map: bool) -> Any:
-    parts = [part.strip('"') for part in key.split(" . ")]
-    told: Any = {"concat": parts} if len(parts) > 1 else parts[0]
+    told = _told(key)
     if comment:
         told = {"elem": {"val": told, "comment": comment}}
-    return [told, int(value, 16)] if in_map else told
+    return [told, int(value, 16) if value.startswith("0x") else _told(value)] if in_map else told
+
+
+def _told(text: str) -> Any:
+    """A key or value as nft's JSON has it."""
+    parts = [_told_part(part) for part in text.split(" . ")]
+    return {"concat": parts} if len(parts) > 1 else parts[0]
+
+
+def _told_part(part: str) -> Any:
+    address, slash, length = part.partition("/")
+    return int(part) if part.isdecimal() else {"prefix": {"addr": address, "len": int(length)}} if slash else part.strip('"')
+
+
+def _overlap(one: str, other: str) -> bool:
+    pairs = zip(map(ip_network, one.split(" . ")), map(ip_network, other.split(" . ")), strict=True)
+    return all(a.overlaps(b) for a, b in pairs)
 
 
 def _expressions(words: str) -> list[Any]:
@@ -728,6 +746,15 @@ def _expressions(words: str) -> list[Any]:
     while words:
         for pattern, made in (
             (r"(continue|masquerade|drop|accept)", lambda m: {m[1]: None}),
+            (r"jump (\S+)", lambda m: {"jump": {"target": m[1]}}),
+            (r"meta nfproto (\S+)", lambda m: _match("==", {"meta": {"key": "nfproto"}}, m[1])),
+            (r"fib daddr type local", lambda m: _match("==", {"fib": {"result": "type", "flags": ["daddr"]}}, "local")),
+            (r"ct status dnat", lambda m: _match("in", {"ct": {"key": "status"}}, "dnat")),
+            (r"dnat (ip6?) to (.+) map (@\S+)", lambda m: _dnat(m[1], m[2], m[3])),
+            (
+                r"(ip6?) saddr \. ip6? daddr (@\S+)",
+                lambda m: _match("==", {"concat": [_payload(m[1], "saddr"), _payload(m[1], "daddr")]}, m[2]),
+            ),
             (r"iifname (@\S+)", lambda m: _match("==", {"meta": {"key": "iifname"}}, m[1])),
             (
                 r"iifname \. ether saddr != (@\S+)",
@@ -745,6 +772,16 @@ def _expressions(words: str) -> list[Any]:
         else:
             raise AssertionError(f"the fake does not understand {words!r}")
     return found
+
+
+def _dnat(family: str, key: str, name: str) -> dict[str, Any]:
+    parts = {
+        "meta l4proto": {"meta": {"key": "l4proto"}},
+        "th dport": _payload("th", "dport"),
+        f"{family} daddr": _payload(family, "daddr"),
+    }
+    concat = [parts[part] for part in key.split(" . ")]
+    return {"dnat": {"family": family, "addr": {"map": {"key": {"concat": concat}, "data": name}}}}
 
 
 def _match(op: str, left: Any, right: Any) -> dict[str, Any]:
@@ -769,6 +806,9 @@ def _right(text: str) -> Any:
 class FakeIptables:
     """`cni.nft.iptables.Iptables` of the nft variant: its rules are in the same ruleset, where nft sees them."""
 
+    # Words with one argument that mean nothing to those who read these rules by nft.
+    _MATCHES = ("-m", "-p", "--dport", "--dports", "--destination-ports", "--dst-type", "--mark")
+
     def __init__(self, rules: Ruleset) -> None:
         self.rules = rules
 
@@ -788,6 +828,8 @@ class FakeIptables:
         nat = self.rules.tables.setdefault((family, "nat"), FakeTable())
         hook = {"type": "nat", "hook": "postrouting", "prio": "100", "policy": "accept"}
         nat.chains.setdefault("POSTROUTING", FakeChain(hook))
+        for name in ("PREROUTING", "OUTPUT"):
+            nat.chains.setdefault(name, FakeChain({"type": "nat", "hook": name.lower(), "prio": "-100", "policy": "accept"}))
         try:
             for line in lines[1:-1]:
                 self._apply(nat, family, line)
@@ -810,6 +852,13 @@ class FakeIptables:
     def _apply(self, nat: FakeTable, family: str, line: str) -> None:
         if found := re.fullmatch(r":(\S+) - \[0:0\]", line):
             nat.chains[found[1]] = FakeChain()
+        elif found := re.fullmatch(r"-N (\S+)", line):
+            if found[1] in nat.chains:
+                raise KeyError(found[1])
+            nat.chains[found[1]] = FakeChain()
+        elif found := re.fullmatch(r"-I (\S+) 1 (.*)", line):
+            rule = FakeRule(self.rules.handle(), *self._rule(nat, family, found[2]), f"-A {found[1]} {found[2]}")
+            nat.chains[found[1]].rules.insert(0, rule)
         elif found := re.fullmatch(r"-F (\S+)", line):
             nat.chains[found[1]].rules.clear()
         elif found := re.fullmatch(r"-X (\S+)", line):
@@ -839,14 +888,19 @@ class FakeIptables:
                 side = "saddr" if word == "-s" else "daddr"
                 expr.append(_match("!=" if inverted else "==", _payload(family, side), _right(tokens.pop(0))))
                 inverted = False
-            elif word == "-m":
-                assert tokens[:2] == ["comment", "--comment"], words
+            elif word == "-m" and tokens[0] == "comment":
+                assert tokens[1] == "--comment", words
                 comment = tokens[2]
                 del tokens[:3]
+            elif word in self._MATCHES:
+                expr.append({"xt": f"{word} {tokens.pop(0)}"})
             elif word == "-j":
                 target = tokens.pop(0)
                 if target in ("ACCEPT", "MASQUERADE"):
                     expr.append({target.lower(): None})
+                elif target in ("DNAT", "MARK"):
+                    expr.append({"xt": f"{target} {' '.join(tokens)}"})
+                    tokens.clear()
                 elif target in nat.chains:
                     expr.append({"jump": {"target": target}})
                 else:
@@ -854,6 +908,13 @@ class FakeIptables:
             else:
                 raise AssertionError(f"the fake does not understand {word!r} of {words!r}")
         return expr, comment
+
+
+class FakeConntrack:
+    """`cni.nft.conntrack.Conntrack` of a host that nobody sends anything to."""
+
+    def forget(self, version: int, port: int, to: Callable[[Ip], bool]) -> int:
+        return 0
 
 
 # -- The host of a call --
@@ -866,7 +927,7 @@ class FakeHost:
         self.machine, self.sandbox_fd = machine, sandbox_fd
         self.root = FakeKernel(machine, machine.root)
         self.sandbox = None if sandbox_fd is None else FakeKernel(machine, machine.at_fd(sandbox_fd))
-        self.nft, self.iptables = FakeNft(machine.rules), FakeIptables(machine.rules)
+        self.nft, self.iptables, self.conntrack = FakeNft(machine.rules), FakeIptables(machine.rules), FakeConntrack()
         self.closed = False
 
     def kernel(self, side: Side) -> FakeKernel:

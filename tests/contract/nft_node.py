@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from cni.nft.apply import Nft
 from cni.nft.iptables import Iptables
-from cni.nft.ops import RunIptables, RunNft, Sweep, apply_iptables, apply_nft, apply_sweep
+from cni.nft.ops import RunIptables, RunNft, Settle, Sweep, apply_iptables, apply_nft, apply_settle, apply_sweep
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,6 +34,8 @@ class Doors:
         for op in plan:
             if isinstance(op, RunNft):
                 apply_nft(op, self.nft)
+            elif isinstance(op, Settle):
+                apply_settle(op, self.nft, lambda _: True)
             elif isinstance(op, Sweep):
                 apply_sweep(op, self.nft, int.from_bytes(os.urandom(4), "big"))
             else:

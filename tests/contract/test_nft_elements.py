@@ -9,12 +9,14 @@ from ipaddress import ip_address, ip_interface
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 
-from cni.nft import elements, masq
+from cni.nft import elements, masq, ports
 from cni.nft.apply import Exists, NftError, NotFound
 from cni.nft.elements import encode, verdict
 from cni.nft.nfnetlink import Nfnetlink
+from cni.nft.ports import ANYWHERE, Conditions, Mapping, Port, Published
 from tests.contract.nft_node import Doors, inside
 from tests.harness.node import Node
 
@@ -23,7 +25,19 @@ if TYPE_CHECKING:
 
 V4, V6, SINGLE = ip_interface("10.1.0.5/16"), ip_interface("fd00::5/64"), ip_interface("10.9.9.9/32")
 LABEL, LONG = "podwire/net/c1/eth0", "podwire/net/" + "c" * 103 + "/eth0"
-FRAME = "".join(masq.add("somebody", cidr) for cidr in (V4, V6, SINGLE))
+PORTS = Published(
+    mappings=(
+        Mapping(Port(ANYWHERE[False], "tcp", 8080), V4.ip, 80),
+        Mapping(Port(ip_address("192.0.2.1"), "udp", 65535), V4.ip, 53),
+        Mapping(Port(ANYWHERE[True], "sctp", 1), V6.ip, 1),
+        Mapping(Port(ip_address("fd00:2::1"), "tcp", 80), V6.ip, 443),
+    ),
+    pods=(V4, V6, SINGLE),
+    interface="cni0",
+    witness="7 veth0",
+)
+FRAME = "".join(masq.add("somebody", cidr) for cidr in (V4, V6, SINGLE)) + ports.skeleton(Conditions())
+NEAR = f"inet {ports.TABLE} near4"
 SUBNETS = {cidr: masq.subnet_name(cidr) for cidr in (V4, V6, SINGLE)}
 
 # Texts that are run one after the other; the last one is judged.
@@ -42,6 +56,16 @@ SEQUENCES = {
     "no such set": [masq.clear(V4.ip, "pods_1.2.3.0/24")],
     "no such element": [f"delete element inet podwire_masquerade {SUBNETS[V4]} {{ 10.1.0.99 }}\n"],
     "the second line fails": [masq.clear(ip_address("10.1.0.8"), SUBNETS[V4]) + masq.clear(V4.ip, "pods_1.2.3.0/24")],
+    "ports": [ports.claim(LABEL, PORTS)],
+    "ports twice": [ports.claim(LABEL, PORTS)] * 2,
+    "ports with masquerade of all": [ports.claim(LONG, msgspec.structs.replace(PORTS, masq_all=True, witness=""))],
+    "another's ports": [ports.claim(LABEL, PORTS), ports.claim("somebody", PORTS)],
+    "ports gone": [ports.claim(LABEL, PORTS), ports.remove(LABEL, PORTS)],
+    "another's ports gone": [ports.claim(LABEL, PORTS), ports.remove("somebody", PORTS)],
+    "ports gone that never were": [ports.remove(LABEL, PORTS)],
+    "an interface gone": [ports.claim(LABEL, PORTS), ports.close("cni0")],
+    "a range within another": [ports.claim(LABEL, PORTS), f"add element {NEAR} {{ 10.1.0.0/24 . 10.1.0.0/24 }}\n"],
+    "a range that is not there": [f"delete element {NEAR} {{ 10.1.0.0/24 . 10.1.0.0/24 }}\n"],
     "another kind of address": [f"add element inet podwire_masquerade {SUBNETS[V4]} {{ fd00::9 }}\n"],
 }
 
@@ -95,6 +119,10 @@ def test_the_same_by_both_ways(texts: list[str]) -> None:
         "add table inet t\n",
         masq.add(LABEL, V4),
         'add element inet t s { "veth0" . 02:00:00:00:00:01 }\n',
+        'add element inet t s { "veth*" }\n',
+        "add element inet t s { tcp . 65536 }\n",
+        "add element inet t s { icmp . 1 }\n",
+        "add element inet t s { 10.0.0.1 . 10.0.0.0/33 }\n",
         "add element inet t s { 10.0.0.0/8 }\n",
         "add element inet t s { 10.0.0.1, 10.0.0.2 }\n",
         "add element inet t s { 10.0.0.1 timeout 5s }\n",

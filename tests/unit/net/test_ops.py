@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ipaddress import ip_address
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -13,8 +13,16 @@ from cni.nft import ops as rules
 from cni.spec.addresses import parse_cidr
 from cni.spec.result import Route
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 V4, V6 = parse_cidr("10.0.0.5/24"), parse_cidr("fd00::5/64")
 VETH: dict[str, Any] = {"name": "veth1", "mac": "02::1", "peer": "eth0", "peer_mac": "02::2", "label": "podwire/n/c/eth0"}
+
+
+def answer(listing: list[dict[str, Any]], alive: Callable[[str], bool]) -> str:
+    return ""
+
 
 # operation, what it says, its inverse
 TABLE: list[tuple[Any, str, Any]] = [
@@ -132,6 +140,19 @@ TABLE: list[tuple[Any, str, Any]] = [
     ),
     (rules.Sweep(what="sweep", begin=str, listing="list", end=lambda seen, token: ""), "sweep", None),
     (rules.RunIptables(v6=True, text="t", what="change it"), "change it", None),
+    (rules.Settle(text="t", listing="list", answer=answer, what="change it"), "change it", None),
+    (
+        rules.Settle(text="t", listing="list", answer=str, undo="u", undo_answer=answer, what="change it"),
+        "change it",
+        rules.Settle(text="u", listing="list", answer=answer, what="undo: change it"),
+    ),
+    (rules.SettleIptables(v6=True, text="t", answer=str, what="change it"), "change it", None),
+    (
+        rules.SettleIptables(v6=True, text="t", answer=str, undo_answer=str.upper, what="change it"),
+        "change it",
+        rules.SettleIptables(v6=True, text="", answer=str.upper, what="undo: change it"),
+    ),
+    (rules.ForgetFlows(address=V4.ip, port=53), "forget UDP connections to port 53", None),
     (rules.Unread(msg="no", details="", code=999), "report that packet rules could not be read: no", None),
     (
         rules.RunIptables(v6=True, text="t", undo="u", legacy=True, what="change it"),
