@@ -6,5 +6,6 @@ PLUGINS = {
     "bridge": "cni.plugins.bridge",
     "host-gw": "cni.plugins.host_gw",
     "loopback": "cni.plugins.loopback",
+    "macvlan": "cni.plugins.macvlan",
     "ptp": "cni.plugins.ptp",
 }
