@@ -389,7 +389,7 @@ class FakeKernel:
         if up and not link.up and link.lower and link.mode != "passthru":
             siblings = [it for _, it in link.lower[0].on_top if it.lower == link.lower and it is not link and it.up]
             if link.mac in (link.lower[1].mac, *(sibling.mac for sibling in siblings)):
-                raise refused(words, errno.EBUSY)
+                raise refused(words, errno.EADDRINUSE)
         if up is not None:
             self.namespace.switch(link, up)
 

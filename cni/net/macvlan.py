@@ -62,7 +62,7 @@ def refusal(error: KernelError, op: CreateMacvlan, host: Host) -> CNIError:
 
 def not_up(error: KernelError, op: SetLink) -> KernelError | CNIError:
     """Why a link did not come up; other errors as they are."""
-    if error.errno != errno.EBUSY or op.side is not SANDBOX or not op.up:
+    if error.errno not in (errno.EADDRINUSE, errno.EBUSY) or op.side is not SANDBOX or not op.up:
         return error
     told = "its master, or another interface on it, has the same hardware address; give this one another, or none"
     return CNIError(f"cannot bring {op.name} up: its hardware address is in use", told)
