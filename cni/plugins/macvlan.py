@@ -64,7 +64,7 @@ class Conf(MacConf, frozen=True, kw_only=True, rename="camel"):
 
     def asked_for(self, call: Call) -> str:
         """The hardware address that somebody asks for, empty when nobody does."""
-        return mac.given(self.args, self.runtime_config, call) or self.mac or ""
+        return mac.given(self.args, self.runtime_config, call) or str(self.mac or "")
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):

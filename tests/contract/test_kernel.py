@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
+from cni.net.execute import execute
 from cni.net.host import Doors, Host
 from cni.net.kernel import Kernel
+from cni.net.ops import HOST, CreateMacvlan
 from cni.spec.addresses import is_v6, parse_cidr, parse_ip
 from cni.spec.errors import CNIError, KernelError, UnsupportedField
 from cni.spec.result import Route
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from cni.net.facts import Link
+    from cni.net.ops import Side
 
 HOST_MAC, POD_MAC, MACVLAN_MAC = "02:00:00:00:00:01", "02:00:00:00:00:02", "02:00:00:00:00:03"
 POD = "pod"
@@ -474,6 +477,35 @@ def test_a_link_gets_its_name_and_label_in_one_step(lab: Lab) -> None:
     assert number(lambda: lab.pod.adopt("spare", "eth0", "another")) == errno.EEXIST
     assert must(lab.pod.link("eth0")).alias == "podwire/n/c/eth0"
     assert number(lambda: lab.pod.adopt("nothing", "eth1", "")) == errno.ENODEV
+
+
+class CallOn:
+    """What a call's Host has, made of a lab's doors."""
+
+    def __init__(self, lab: Lab) -> None:
+        self.root, self.sandbox, self.sandbox_fd = lab.root, lab.pod, lab.pod_fd
+
+    def kernel(self, side: Side) -> Kernel:
+        return self.root if side is HOST else self.sandbox
+
+
+@pytest.mark.parametrize("queue", [0, 500])
+def test_a_name_that_the_masters_namespace_has(lab: Lab, queue: int) -> None:
+    """Older kernels refuse it, and the interface has another name for an instant: nothing is left of that."""
+    on_a_segment(lab)
+    given: dict[str, Any] = {"master": "up0", "mode": "bridge", "queue": queue, "mac": MACVLAN_MAC, "label": "podwire/n/c/up0"}
+    op = CreateMacvlan(side=HOST, name="up0", spare="spare", **given)
+    macvlan(lab, "spare")  # of a call that was killed
+    done: list[Any] = []
+    execute([op], cast("Host", CallOn(lab)), done)
+    made = must(lab.pod.link("up0"))
+    assert (made.kind, made.alias, made.mac) == ("macvlan", "podwire/n/c/up0", MACVLAN_MAC)
+    assert done == [op]
+    lab.pod.delete_link("spare")
+    with pytest.raises(KernelError, match="File exists"):
+        execute([op], cast("Host", CallOn(lab)), done)
+    assert [link.name for link in lab.pod.links()] == ["lo", "up0"]
+    assert must(lab.root.link("up0")).kind == "veth"
 
 
 def test_a_hardware_address_is_up_once(lab: Lab) -> None:
