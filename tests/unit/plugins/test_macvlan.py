@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import errno
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
+import msgspec
 import pytest
 
-from cni.net import execute, ops
+from cni.net import execute, macvlan, ops
 from cni.spec.errors import KernelError
 from cni.spec.owner import Owner
-from tests.fakes import FakeKernel
+from tests.fakes import FakeKernel, FakeLink
 from tests.unit.calls import CONFIGS, ID, IFNAME, Failing, Runtime, each_change, runtime
+
+if TYPE_CHECKING:
+    from cni.net.host import Host
 
 __all__ = ["runtime"]
 
@@ -112,6 +116,19 @@ def test_another_call_was_faster(older: Runtime) -> None:
     links = older.machine.pods[pod].links
     assert (sorted(links), links["eth0"].alias) == (["eth0", "lo"], "podwire/net/other/eth0")
     assert older.leases() == {}
+
+
+def test_an_ipvlan_on_the_master(older: Runtime) -> None:
+    """The kernel says that the master is busy; the message says with what."""
+    root = older.machine.root
+    root.add(FakeLink(0, "ipvl0", "ipvlan", "02:00:00:00:00:07", lower=(root, root.links["eth0"])))
+    busy = KernelError("cannot", OSError(errno.EBUSY, "Device or resource busy"))
+    op = ops.CreateMacvlan(side=ops.HOST, master="eth0", name="net1", spare="x", mode="bridge", label="")
+    told = macvlan.refusal(busy, op, cast("Host", older.machine.host()))
+    assert told.msg == "cannot create macvlan net1 on eth0: it is in use by ipvlan ipvl0"
+    assert told.details.startswith("an interface has macvlans or ipvlans, not both")
+    nobody = msgspec.structs.replace(op, master="lo")
+    assert "something else takes all its frames" in str(macvlan.refusal(busy, nobody, cast("Host", older.machine.host())))
 
 
 def test_gc_leaves_links_alone(older: Runtime) -> None:
