@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -531,3 +532,15 @@ def test_two_networks_on_one_master(lab: Lab) -> None:
     assert link(two) == before
     two.check().succeeded()
     assert lab.node.pings(OUTSIDE_V4, pod=two.pod)
+
+
+@pytest.mark.usefixtures("own_promise")
+def test_the_same_add_at_once(lab: Lab) -> None:
+    """One succeeds, and the failures of the others take nothing of it away."""
+    it = lab.attachment(macvlan(SEGMENT))
+    with ThreadPoolExecutor(4) as pool:
+        outcomes = list(pool.map(lambda _: it.call("ADD"), range(4)))
+    (winner,) = [outcome for outcome in outcomes if outcome.status == 0]
+    it.result = winner.result()
+    assert link(it)["ifalias"] == f"podwire/net/{it.container_id}/eth0"
+    it.check().succeeded()
