@@ -6,6 +6,7 @@ PLUGINS = {
     "bridge": "cni.plugins.bridge",
     "host-gw": "cni.plugins.host_gw",
     "loopback": "cni.plugins.loopback",
+    "macvlan": "cni.plugins.macvlan",
     "portmap": "cni.plugins.portmap",
     "ptp": "cni.plugins.ptp",
 }

@@ -13,6 +13,8 @@ from typing import Any
 
 import msgspec
 
+from cni.net.facts import MACVLAN_MODES
+from cni.net.macvlan import QUEUE_RANGE
 from cni.net.vlans import VID_MAX
 from cni.registry import PLUGINS
 from cni.spec import versions
@@ -102,7 +104,7 @@ VETH = ("bridge", "host-gw", "ptp")
 # What the types of a record cannot say, by the plugin and the path of the key. The plugins check the same when they parse.
 NARROWER: dict[tuple[str, str], Json] = {
     **{(plugin, "ipMasqBackend"): {"enum": ["", *BACKENDS]} for plugin in VETH},
-    **{(plugin, "mtu"): _MTU for plugin in VETH},
+    **{(plugin, "mtu"): _MTU for plugin in (*VETH, "macvlan")},
     ("bridge", "vlan"): {"minimum": 0, "maximum": VID_MAX},
     ("bridge", "vlanTrunk[].minID"): {"minimum": 1, "maximum": VID_MAX},
     ("bridge", "vlanTrunk[].maxID"): {"minimum": 1, "maximum": VID_MAX},
@@ -113,6 +115,8 @@ NARROWER: dict[tuple[str, str], Json] = {
     ("host-local", "ranges[]"): {"minItems": 1},
     ("host-local", "ranges[][]"): {"required": ["subnet"]},
     ("host-local", "ranges[][].subnet"): _SUBNET,
+    ("macvlan", "mode"): {"enum": ["", *MACVLAN_MODES]},
+    ("macvlan", "bcqueuelen"): {"minimum": QUEUE_RANGE.start, "maximum": QUEUE_RANGE.stop - 1},
     ("static", "addresses[]"): {"required": ["address"]},
 }
 

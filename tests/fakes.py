@@ -68,6 +68,9 @@ class FakeLink(msgspec.Struct, eq=False):
     promisc: bool = False
     alias: str = ""
     peer: tuple[Namespace, FakeLink] | None = None
+    lower: tuple[Namespace, FakeLink] | None = None  # of a macvlan
+    mode: str = ""
+    queue: int | None = None
     vlan_filtering: bool = False
     hairpin: bool = False
     isolated: bool = False
@@ -84,6 +87,8 @@ class Namespace:
     def __init__(self, name: str, *, lo_up: bool) -> None:
         self.name = name
         self.links: dict[str, FakeLink] = {}
+        self.known: list[Namespace] = []
+        self.on_top: list[tuple[Namespace, FakeLink]] = []  # macvlans, with where they are
         self.next_hops: dict[tuple[Cidr, int], Ip] = {}
         self.sysctls = dict(FORWARDING)
         self._last_index = 0
@@ -105,6 +110,17 @@ class Namespace:
         for port in self.links.values():
             if port.master == link.index:
                 port.master, port.hairpin, port.isolated, port.vlans = 0, False, False, []
+        if link.lower:
+            link.lower[0].on_top.remove((self, link))
+        for where, macvlan in [(where, it) for where, it in self.on_top if it.lower and it.lower[1] is link]:
+            where.drop(macvlan)
+
+    def rename(self, link: FakeLink, name: str) -> None:
+        """Another name, with the sysctls of the old one."""
+        self.links = {name if entry is link else old: entry for old, entry in self.links.items()}
+        for key in LINK_SYSCTLS:
+            self.sysctls[key.format(name)] = self.sysctls.pop(key.format(link.name))
+        link.name = name
 
     def switch(self, link: FakeLink, up: bool) -> None:
         """Bring a link up or down with what follows from it: connected routes, IPv6 addresses, the addresses of lo."""
@@ -134,12 +150,16 @@ class Namespace:
             return "down"
         if link.kind == "veth":
             return "up" if link.peer is not None and link.peer[1].up else "down"
+        if link.kind == "macvlan":
+            return "up" if link.lower is not None and link.lower[0].operstate(link.lower[1]) != "down" else "lowerlayerdown"
         if link.kind == "bridge":
             ports = [port for port in self.links.values() if port.master == link.index]
             return "up" if any(self.operstate(port) == "up" for port in ports) else "down"
         return "unknown"
 
     def seen(self, link: FakeLink) -> Link:
+        other = link.peer or link.lower
+        elsewhere = other is not None and other[0] is not self
         return Link(
             index=link.index,
             name=link.name,
@@ -150,12 +170,22 @@ class Namespace:
             master=link.master,
             promisc=link.promisc,
             alias=link.alias,
-            peer_index=link.peer[1].index if link.peer else 0,
-            peer_elsewhere=link.peer is not None and link.peer[0] is not self,
+            peer_index=other[1].index if other else 0,
+            peer_elsewhere=elsewhere,
+            peer_netns=self.number(other[0]) if other is not None and elsewhere else None,
             vlan_filtering=link.vlan_filtering,
             hairpin=link.hairpin,
             isolated=link.isolated,
+            ethernet=link.name != "lo",
+            mode=link.mode,
+            queue=link.queue,
         )
+
+    def number(self, other: Namespace) -> int:
+        """The number by which this namespace knows another one."""
+        if other not in self.known:
+            self.known.append(other)
+        return self.known.index(other)
 
     def dump(self) -> Iterator[str]:
         """Every fact, a line each, in an order that does not depend on how it came about."""
@@ -168,6 +198,8 @@ class Namespace:
             told += [f"in {master}"] * bool(master) + [f"alias {link.alias}"] * bool(link.alias)
             if link.peer:
                 told.append(f"peer {link.peer[0].name}:{link.peer[1].name}")
+            if link.lower:
+                told.append(f"on {link.lower[0].name}:{link.lower[1].name} mode {link.mode} queue {link.queue}")
             yield " ".join(part for part in told if part)
             yield from (f"  vlan {vlan.vid}{' pvid' * vlan.pvid}{' untagged' * vlan.untagged}" for vlan in link.vlans)
             yield from sorted(f"  address {address}{' alone' * (address in link.alone)}" for address in link.addresses)
@@ -200,8 +232,9 @@ class FakeKernel:
     def link_at(self, index: int) -> Link | None:
         return next((link for link in self.links() if link.index == index), None)
 
-    def links(self) -> list[Link]:
-        return sorted((self.namespace.seen(link) for link in self.namespace.links.values()), key=lambda link: link.index)
+    def links(self, netns: int | None = None) -> list[Link]:
+        where = self.namespace if netns is None else self.namespace.known[netns]
+        return sorted((where.seen(link) for link in where.links.values()), key=lambda link: link.index)
 
     def addresses(self, ifname: str) -> tuple[Cidr, ...]:
         found = self.namespace.links.get(ifname)
@@ -234,6 +267,18 @@ class FakeKernel:
         ]
         near = [way for way in found if address in way.dst.network]
         return max(near, key=lambda way: (way.dst.network.prefixlen, -way.priority), default=None)
+
+    def default_link(self) -> str:
+        for v6 in (False, True):
+            found = [
+                (route.priority, name)
+                for name, link in self.namespace.links.items()
+                for route in link.routes
+                if route.table == MAIN and is_v6(route.dst) == v6 and not route.dst.network.prefixlen
+            ]
+            if found:
+                return min(found, key=lambda way: way[0])[1]
+        return ""
 
     def next_hops(self) -> dict[tuple[Cidr, int], Ip]:
         return dict(self.namespace.next_hops)
@@ -296,6 +341,38 @@ class FakeKernel:
             near.master = bridge.index
             near.vlans = [Vlan(1, True, True)] if self.machine.filters_vlans else []
 
+    def create_macvlan(self, name: str, lower: str, mode: str, mac: str, mtu: int, queue: int, fd: int | None) -> None:
+        words = f"cannot create macvlan {name} on {lower}"
+        there = self.namespace if fd is None else self.machine.at_fd(fd)
+        master = self._must(lower)
+        self._check(words, name, mtu)
+        if name in there.links or (self.machine.names_are_hosts and name in self.namespace.links):
+            raise refused(words, errno.EEXIST)
+        where, real = master.lower or (self.namespace, master)
+        siblings = [macvlan for _, macvlan in where.on_top if macvlan.lower == (where, real)]
+        if real.name == "lo" or mtu > real.mtu:
+            raise refused(words, errno.EINVAL)
+        if real.master:
+            raise refused(words, errno.EBUSY)
+        if any(macvlan.mode == "passthru" for macvlan in siblings) or (mode == "passthru" and siblings):
+            raise refused(words, errno.EINVAL)
+        mac = real.mac if mode == "passthru" else mac or self.machine.mac()
+        made = there.add(FakeLink(0, name, "macvlan", mac, mtu or real.mtu, mode=mode))
+        made.queue = None if self.machine.lacks_queues else queue or 1000
+        made.lower = (where, real)
+        where.on_top.append((there, made))
+
+    def adopt(self, name: str, new: str, label: str) -> None:
+        link = self._must(name)
+        words = f"cannot label link {new}" if name == new else f"cannot name link {name} {new}"
+        if new in self.namespace.links and new != name:
+            raise refused(words, errno.EEXIST)
+        self._check(words, new, 0)
+        if len(label.encode()) >= IFALIASZ:
+            raise refused(words, errno.EINVAL)
+        link.alias = label
+        self.namespace.rename(link, new)
+
     def set_mac(self, name: str, mac: str) -> None:
         self._must(name, f"cannot set the hardware address of {name} to {mac}").mac = mac
 
@@ -310,6 +387,10 @@ class FakeKernel:
             link.vlan_filtering = vlan_filtering
         if promisc is not None:
             link.promisc = promisc
+        if up and not link.up and link.lower and link.mode != "passthru":
+            siblings = [it for _, it in link.lower[0].on_top if it.lower == link.lower and it is not link and it.up]
+            if link.mac in (link.lower[1].mac, *(sibling.mac for sibling in siblings)):
+                raise refused(words, errno.EADDRINUSE)
         if up is not None:
             self.namespace.switch(link, up)
 
@@ -986,6 +1067,9 @@ class Machine:
 
     def __init__(self, *, filters_vlans: bool = False) -> None:
         self.filters_vlans = filters_vlans
+        # What older kernels do: refuse names in a pod that the master's namespace has; have no broadcast queues to choose.
+        self.names_are_hosts = False
+        self.lacks_queues = False
         self.root = Namespace("host", lo_up=True)
         self.rules = Ruleset()
         self.pods: dict[str, Namespace] = {}

@@ -6,12 +6,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from cni.net import ops
+from cni.net import macvlan, ops
 from cni.nft import ops as rules
 from cni.spec.errors import CNIError, KernelError, UnsupportedField
 
@@ -80,6 +81,35 @@ def _create_veth(op: ops.CreateVeth, host: Host) -> bool:
     return True
 
 
+def _create_macvlan(op: ops.CreateMacvlan, host: Host) -> bool:
+    """Whatever fails, no link of this call stays, and none of anybody else's goes."""
+    master, sandbox = host.kernel(op.side), host.kernel(ops.SANDBOX)
+    fd = host.sandbox_fd if op.side is ops.HOST else None
+    name = op.name
+    try:
+        try:
+            master.create_macvlan(name, op.master, op.mode, op.mac, op.mtu, op.queue, fd)
+        except KernelError as error:
+            if error.errno != errno.EEXIST or sandbox.link(name) is not None:
+                raise
+            name = op.spare
+            sandbox.delete_link(name)  # of a call that was killed
+            master.create_macvlan(name, op.master, op.mode, op.mac, op.mtu, op.queue, fd)
+    except KernelError as error:
+        raise macvlan.refusal(error, op, host) from error
+    try:
+        sandbox.adopt(name, op.name, op.label)
+        name = op.name
+        made = sandbox.link(name) if op.queue else None
+        if made is not None and made.queue is None:
+            told = f"it came with Linux 5.11; remove 'bcqueuelen' {op.queue} to go without"
+            raise UnsupportedField("this kernel has no broadcast queue of a length to choose for macvlan", told)
+    except BaseException:
+        sandbox.delete_link(name)
+        raise
+    return True
+
+
 def _admit_vlan(op: ops.AdmitVlan, host: Host) -> bool:
     host.root.admit_vlan(op.bridge, op.vid, True)
     return True
@@ -122,8 +152,11 @@ def _create_bridge(op: ops.CreateBridge, host: Host) -> bool:
 
 
 def _set_link(op: ops.SetLink, host: Host) -> bool:
-    with _asked_for_by(op.keys):
-        host.kernel(op.side).set_link(op.name, op.up, op.promisc, op.vlan_filtering)
+    try:
+        with _asked_for_by(op.keys):
+            host.kernel(op.side).set_link(op.name, op.up, op.promisc, op.vlan_filtering)
+    except KernelError as error:
+        raise macvlan.not_up(error, op) from error
     return True
 
 
@@ -251,6 +284,7 @@ APPLY: dict[type[Any], Callable[[Any, Host], bool]] = {
     ops.CreateBridge: _create_bridge,
     ops.DeleteUnusedBridge: _delete_unused_bridge,
     ops.CreateVeth: _create_veth,
+    ops.CreateMacvlan: _create_macvlan,
     ops.AdmitVlan: _admit_vlan,
     ops.ExpelVlan: _expel_vlan,
     ops.CreateVlanGateway: lambda op, host: host.root.create_vlan(op.name, op.bridge, op.vid),

@@ -6,10 +6,17 @@ import msgspec
 
 from cni.spec.addresses import Cidr, Ip
 
+# MACVLAN_MODE_*, by the names that configurations have for them.
+MACVLAN_MODES = {"bridge": 4, "private": 1, "vepa": 2, "passthru": 8}
+
 
 class Link(msgspec.Struct, frozen=True, kw_only=True):
-    """A network interface. ``peer_index`` and ``peer_elsewhere`` tell a veth's other end: its index, and whether it is in
-    another namespace; ``master`` is the index of its bridge or 0."""
+    """A network interface.
+
+    ``peer_index`` tells a veth's other end, or the interface that a macvlan is on, and ``peer_elsewhere`` whether that is in
+    another namespace, known here by the number ``peer_netns``; ``master`` is the index of its bridge or 0. ``mode`` and
+    ``queue`` are a macvlan's: how it treats its siblings, and the broadcast queue it asks for, None on a kernel without such.
+    """
 
     index: int
     name: str
@@ -22,9 +29,13 @@ class Link(msgspec.Struct, frozen=True, kw_only=True):
     alias: str = ""
     peer_index: int = 0
     peer_elsewhere: bool = False
+    peer_netns: int | None = None
     vlan_filtering: bool = False
     hairpin: bool = False
     isolated: bool = False
+    ethernet: bool = True
+    mode: str = ""
+    queue: int | None = None
 
 
 class RouteSeen(msgspec.Struct, frozen=True, kw_only=True):

@@ -13,6 +13,7 @@ import socket
 from typing import TYPE_CHECKING, Any, cast
 
 from cni.net import messages as m
+from cni.net.facts import MACVLAN_MODES
 from cni.net.netlink import Request, Wire, failure
 from cni.net.ops import RTPROT_PODWIRE, RTPROT_STATIC
 from cni.net.seen import (
@@ -20,6 +21,7 @@ from cni.net.seen import (
     IFF_UP,
     RTN_UNICAST,
     address_of,
+    default_of,
     link_of,
     neighbour_of,
     next_hops_of,
@@ -97,9 +99,9 @@ class Kernel:
         """A link by index, None when there is none."""
         return self._link([], index, f"cannot look up link {index}")
 
-    def links(self) -> list[Link]:
-        """All links."""
-        attrs = [["IFLA_EXT_MASK", _EXT_NO_STATS]]
+    def links(self, netns: int | None = None) -> list[Link]:
+        """All links, or those of the namespace that a link's ``peer_netns`` tells."""
+        attrs = [["IFLA_EXT_MASK", _EXT_NO_STATS], *([["IFLA_IF_NETNSID", netns]] if netns is not None else [])]
         return [link_of(message) for message in self._wire.dump(m.RTM_GETLINK, {}, attrs, "cannot list links")]
 
     def operstate(self, name: str) -> str:
@@ -146,18 +148,25 @@ class Kernel:
             raise failure(words, answer)
         return None if answer.message is None else way_of(answer.message)
 
+    def default_link(self) -> str:
+        """The interface that the main table's default route leads through, empty when there is none: IPv4's before IPv6's, of
+        several the one with the lowest metric.
+        """
+        for family in (socket.AF_INET, socket.AF_INET6):
+            fields = {"family": family, "table": RT_TABLE_MAIN}
+            found = [default_of(message) for message in self._routes(fields) if message["table"] == RT_TABLE_MAIN]
+            for _, index in sorted(way for way in found if way is not None):
+                link = self.link_at(index) if index else None
+                if link is not None:
+                    return link.name
+        return ""
+
     def next_hops(self) -> dict[tuple[Cidr, int], Ip]:
         """The routes of ours through other nodes: next hops by destination and metric."""
         found: dict[tuple[Cidr, int], Ip] = {}
         for family in (socket.AF_INET, socket.AF_INET6):
             fields = {"family": family, "table": RT_TABLE_MAIN, "proto": RTPROT_PODWIRE}
-            try:
-                messages = self._wire.dump(m.RTM_GETROUTE, fields, [], "cannot list routes")
-            except KernelError as error:
-                if error.errno == errors.ENOENT:  # the table is made with its first route
-                    continue
-                raise
-            for message in messages:
+            for message in self._routes(fields):
                 if (message["proto"], message["table"]) == (RTPROT_PODWIRE, RT_TABLE_MAIN):  # old kernels tell all of them
                     found |= next_hops_of(message)
         return found
@@ -253,6 +262,35 @@ class Kernel:
             if error.errno != errors.EEXIST:
                 self.delete_link(name)
             raise
+
+    def create_macvlan(self, name: str, lower: str, mode: str, mac: str, mtu: int, queue: int, fd: int | None) -> None:
+        """Create a macvlan on ``lower``, down, straight in the namespace ``fd`` (None: in this one). What is empty or 0 of
+        ``mac``, ``mtu`` and ``queue`` is the kernel's choice.
+
+        KernelError with EEXIST when the name is taken there, with older kernels (Linux 6.1) also when this namespace has it.
+        """
+        data = [["IFLA_MACVLAN_MODE", MACVLAN_MODES[mode]]]
+        if queue:
+            data.append(["IFLA_MACVLAN_BC_QUEUE_LEN", queue])
+        attrs: list[Any] = [
+            ["IFLA_IFNAME", name],
+            ["IFLA_LINK", self._index(lower)],
+            ["IFLA_LINKINFO", {"attrs": [["IFLA_INFO_KIND", "macvlan"], ["IFLA_INFO_DATA", {"attrs": data}]]}],
+        ]
+        attrs += [["IFLA_ADDRESS", mac]] if mac else []
+        attrs += [["IFLA_MTU", mtu]] if mtu else []
+        attrs += [["IFLA_NET_NS_FD", fd]] if fd is not None else []
+        self._indexes.pop(name, None)
+        self._wire.run(
+            f"cannot create macvlan {name} on {lower}", Request(m.RTM_NEWLINK, m.NLM_F_CREATE | m.NLM_F_EXCL, {}, attrs)
+        )
+
+    def adopt(self, name: str, new: str, label: str) -> None:
+        """Name and label a link that is down, in one message. KernelError with EEXIST when the new name is taken."""
+        attrs = [["IFLA_IFNAME", new], ["IFLA_IFALIAS", label]]
+        request = Request(m.RTM_NEWLINK, 0, {"index": self._index(name)}, attrs)
+        self._wire.run(f"cannot label link {new}" if name == new else f"cannot name link {name} {new}", request)
+        self._indexes[new] = self._indexes.pop(name)
 
     def set_mac(self, name: str, mac: str) -> None:
         """Set a link's hardware address."""
@@ -483,6 +521,15 @@ class Kernel:
                 return False
             raise
         return True
+
+    def _routes(self, fields: dict[str, Any]) -> list[m.Message]:
+        """The routes that match some fields; old kernels tell all of them."""
+        try:
+            return self._wire.dump(m.RTM_GETROUTE, fields, [], "cannot list routes")
+        except KernelError as error:
+            if error.errno == errors.ENOENT:  # the table is made with its first route
+                return []
+            raise
 
     def _of_link(self, ifname: str, kind: int, fields: dict[str, Any], attrs: list[Any], words: str) -> list[m.Message]:
         """All objects of a link; none when it went away since its index was read."""

@@ -87,11 +87,16 @@ CLASSES = {
 }
 
 
+# What pyroute2 does not define yet (linux/if_link.h, Linux 5.11).
+_NEWER = {"IFLA_MACVLAN_BC_QUEUE_LEN": (7, "uint32")}
+
+
 def _definitions() -> dict[str, tuple[int, str]]:
     """Number and kind of every attribute that is used here, by its name."""
     info = LINK.ifinfo
-    within_link = (info, info.bridge_data, info.bridge_slave_data, info.veth_data, VLAN, LINK.af_spec_bridge)
-    found: dict[str, tuple[int, str]] = {}
+    within_info = (info.bridge_data, info.bridge_slave_data, info.veth_data, info.macvlan_data, VLAN)
+    within_link = (info, *within_info, LINK.af_spec_bridge)
+    found = dict(_NEWER)
     for definitions in (LINK, *within_link, ADDRESS, ROUTE, ROUTE.metrics, NEIGHBOUR):
         for place, entry in enumerate(definitions.nla_map):
             number, name, kind = entry if len(entry) == 3 else (place, *entry)
@@ -137,6 +142,7 @@ _WRITERS: dict[str, Callable[[Any], bytes]] = {
     "l2addr": lambda text: bytes.fromhex(text.replace(":", "")),
     "ipaddr": _address,
     "target": _address,
+    "mode": _number("I"),  # of a macvlan
     "vlan_info": lambda value: struct.pack("=HH", value["flags"], value["vid"]),
     "info_peer": lambda value: _LAYOUTS[LINK].pack(value) + _packed(value["attrs"]),
 }

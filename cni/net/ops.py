@@ -96,6 +96,34 @@ class CreateVeth(Op, frozen=True, kw_only=True):
         return DeleteLink(side=HOST, name=self.name)
 
 
+class CreateMacvlan(Op, frozen=True, kw_only=True):
+    """Create the sandbox's macvlan, down and labelled, on ``master``, an interface of ``side``.
+
+    ``spare`` is the name it has for an instant on kernels that refuse a name which the master's namespace has (Linux 6.1
+    does), as it often does: eth0. Without ``mac`` it has what the kernel gives: in mode passthru the master's.
+    """
+
+    side: Side
+    master: str
+    name: str
+    spare: str
+    mode: str
+    mac: str = ""
+    mtu: int = 0
+    queue: int = 0
+    label: str
+
+    def describe(self) -> str:
+        mtu = f", MTU {self.mtu}" if self.mtu else ""
+        queue = f", broadcast queue {self.queue}" if self.queue else ""
+        mac = f" ({self.mac})" if self.mac else ""
+        made = f"create macvlan {self.name}{mac} in the sandbox, mode {self.mode}{mtu}{queue}"
+        return f"{made}, on {self.master} of the {self.side.value}"
+
+    def inverse(self) -> Op | None:
+        return DeleteLink(side=SANDBOX, name=self.name)
+
+
 class AdmitVlan(Op, frozen=True, kw_only=True):
     """Let frames of a VLAN reach the bridge itself, tagged. Planned only where they do not yet."""
 

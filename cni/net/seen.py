@@ -8,10 +8,10 @@ from functools import lru_cache
 from ipaddress import ip_address, ip_interface
 from typing import TYPE_CHECKING
 
-from cni.net.facts import Link, NeighbourSeen, RouteSeen, Vlan, Way
+from cni.net.facts import MACVLAN_MODES, Link, NeighbourSeen, RouteSeen, Vlan, Way
 
 if TYPE_CHECKING:
-    from cni.net.messages import Message
+    from cni.net.messages import Attributes, Message
     from cni.spec.addresses import Cidr, Ip
 
 IFF_UP, IFF_PROMISC = 0x1, 0x100
@@ -19,6 +19,10 @@ RTN_UNICAST, RTN_LOCAL = 1, 2
 
 # IF_OPER_*, by their numbers (RFC 2863).
 _OPERSTATES = ("unknown", "notpresent", "down", "lowerlayerdown", "testing", "dormant", "up", "")
+
+ARPHRD_ETHER = 1
+
+_MODES = {number: name for name, number in MACVLAN_MODES.items()}
 
 # struct bridge_vlan_info: flags, VLAN.
 _VLAN_INFO = struct.Struct("=HH")
@@ -29,6 +33,7 @@ def link_of(message: Message) -> Link:
     kind = info.text("IFLA_INFO_KIND")
     bridge = info.nested("IFLA_INFO_DATA") if kind == "bridge" else None
     port = info.nested("IFLA_INFO_SLAVE_DATA") if info.text("IFLA_INFO_SLAVE_KIND") == "bridge" else None
+    macvlan = info.nested("IFLA_INFO_DATA") if kind == "macvlan" else None
     flags = message["flags"]
     return Link(
         index=message["index"],
@@ -42,10 +47,19 @@ def link_of(message: Message) -> Link:
         alias=message.text("IFLA_IFALIAS"),
         peer_index=message.number("IFLA_LINK"),
         peer_elsewhere=message.raw("IFLA_LINK_NETNSID") is not None,
+        peer_netns=_number(message, "IFLA_LINK_NETNSID"),
         vlan_filtering=bool(bridge and bridge.number("IFLA_BR_VLAN_FILTERING")),
         hairpin=bool(port and port.number("IFLA_BRPORT_MODE")),
         isolated=bool(port and port.number("IFLA_BRPORT_ISOLATED")),
+        ethernet=message["ifi_type"] == ARPHRD_ETHER,
+        mode=_MODES.get(macvlan.number("IFLA_MACVLAN_MODE"), "source") if macvlan else "",
+        queue=_number(macvlan, "IFLA_MACVLAN_BC_QUEUE_LEN") if macvlan else None,
     )
+
+
+def _number(attributes: Attributes, name: str) -> int | None:
+    """A number, None when it is absent."""
+    return None if attributes.raw(name) is None else attributes.number(name)
 
 
 def operstate_of(message: Message) -> str:
@@ -102,6 +116,13 @@ def way_of(message: Message) -> Way | None:
         protocol=message["proto"],
         out=links[0],
     )
+
+
+def default_of(message: Message) -> tuple[int, int] | None:
+    """Metric and interface of a default route, the first of several next hops; None for any other route."""
+    if message["dst_len"] or message["type"] != RTN_UNICAST:
+        return None
+    return message.number("RTA_PRIORITY"), message.next_hops()[0][0]
 
 
 def next_hops_of(message: Message) -> dict[tuple[Cidr, int], Ip]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from cni.net import verify
+from cni.net import inside
 from cni.net.facts import Link
 from cni.net.ops import HOST, SANDBOX, DeleteLink, Plan
 from cni.spec.addresses import Cidr
@@ -33,22 +33,15 @@ class Ends(msgspec.Struct, frozen=True):
 
 
 def look(call: Call, host: Host, prev: Result | None) -> Ends:
-    """What there is. An ADD has been refused where anything is, and does not look again.
-
-    Sandboxes are compared as namespaces, not as texts: a runtime may name the same one by another path than at ADD (a symbolic
-    link, /var/run for /run), where the reference fails.
-    """
+    """What there is. An ADD has been refused where anything is, and does not look again."""
     if call.verb == "ADD":
         return Ends()
-    sandbox = host.sandbox
-    container = sandbox.link(call.ifname) if sandbox is not None else None
-    addresses = sandbox.addresses(call.ifname) if sandbox is not None and container is not None else ()
+    seen = inside.look(call, host, prev)
+    container = seen.link
     host_end = host.root.link(call.owner.host_veth)
     if (host_end is None or host_end.alias != call.owner.label) and container is not None and container.peer_elsewhere:
         host_end = host.root.link_at(container.peer_index)  # made by another suite, or renamed
-    wanted = verify.interface(prev, call.ifname) if prev is not None and call.verb == "CHECK" else None
-    same = wanted is None or wanted.sandbox == call.netns or host.is_sandbox(wanted.sandbox)
-    return Ends(container, addresses, host_end, same)
+    return Ends(container, seen.addresses, host_end, seen.same_sandbox)
 
 
 def addresses(call: Call, ends: Ends, known: Result | None) -> tuple[Cidr, ...]:
@@ -99,14 +92,5 @@ def plan_gc(network: str, keep: frozenset[Owner], host: Host) -> Plan:
 
 def check(call: Call, ends: Ends, prev: Result, mtu: int, may_be_down: bool = False) -> list[str]:
     """What is not as ADD left it in the sandbox: the interface, its addresses, its place in prevResult."""
-    wanted = verify.interface(prev, call.ifname)
-    problems = [] if wanted is not None else [f"prevResult lists no interface {call.ifname} in a sandbox"]
-    if wanted is not None and not ends.same_sandbox:
-        problems.append(f"prevResult has {call.ifname} in sandbox {wanted.sandbox!r}, which is not {call.netns!r}")
-    container = ends.container
-    if may_be_down and container is not None:
-        container = msgspec.structs.replace(container, up=True)
-    problems += verify.link(container, call.ifname, "veth", wanted, mtu)
-    if container is not None:
-        problems += verify.addresses(verify.own(prev, call.ifname), call.ifname, ends.addresses)
-    return problems
+    seen = inside.Inside(ends.container, ends.addresses, ends.same_sandbox)
+    return inside.check(call, seen, prev, "veth", mtu, may_be_down)

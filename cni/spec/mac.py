@@ -44,17 +44,22 @@ class RuntimeConfig(msgspec.Struct, frozen=True):
     mac: Mac | None = None
 
 
-def chosen(args: Args, runtime: RuntimeConfig, call: Call) -> str:
-    """The address of the pod's interface; EnvError for one in CNI_ARGS that is none."""
-    given = runtime.mac or args.cni.mac
-    if given:
-        return str(given)
+def given(args: Args, runtime: RuntimeConfig, call: Call) -> str:
+    """The address that somebody asks for, empty when nobody does; EnvError for one in CNI_ARGS that is none."""
+    told = runtime.mac or args.cni.mac
+    if told:
+        return str(told)
     if call.args.get("MAC"):
         try:
             return str(parse_mac(call.args["MAC"]))
         except ValueError as error:
             raise EnvError(f"invalid MAC in CNI_ARGS: {error}") from error
-    return call.owner.mac("container")
+    return ""
+
+
+def chosen(args: Args, runtime: RuntimeConfig, call: Call) -> str:
+    """The address of the pod's interface; EnvError for one in CNI_ARGS that is none."""
+    return given(args, runtime, call) or call.owner.mac("container")
 
 
 def possible(args: Args, runtime: RuntimeConfig, call: Call, seen: str, known: Result | None) -> tuple[str, ...]:

@@ -46,6 +46,11 @@ class Owner(msgspec.Struct, frozen=True):
         """
         return "veth" + self.digest("host veth").hex()[:8]
 
+    @property
+    def spare_name(self) -> str:
+        """A name for an interface of the attachment that cannot have its own at once."""
+        return "pw" + self.digest("spare name").hex()[:8]
+
     def mac(self, purpose: str) -> str:
         """A locally administered unicast address for one of the attachment's interfaces."""
         raw = bytearray(self.digest(purpose)[:6])

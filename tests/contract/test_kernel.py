@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
+from cni.net.execute import execute
 from cni.net.host import Doors, Host
 from cni.net.kernel import Kernel
+from cni.net.ops import HOST, CreateMacvlan
 from cni.spec.addresses import is_v6, parse_cidr, parse_ip
 from cni.spec.errors import CNIError, KernelError, UnsupportedField
 from cni.spec.result import Route
@@ -27,8 +29,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from cni.net.facts import Link
+    from cni.net.ops import Side
 
-HOST_MAC, POD_MAC = "02:00:00:00:00:01", "02:00:00:00:00:02"
+HOST_MAC, POD_MAC, MACVLAN_MAC = "02:00:00:00:00:01", "02:00:00:00:00:02", "02:00:00:00:00:03"
 POD = "pod"
 
 
@@ -365,6 +368,183 @@ def test_an_index_is_not_used_again(lab: Lab) -> None:
     lab.root.delete_link("br0")
     lab.root.create_bridge("br0", 0, False)
     assert must(lab.root.link("br0")).index > first
+
+
+# -- macvlans --
+
+
+def on_a_segment(lab: Lab) -> None:
+    """`up0`, an interface of the host with a segment behind it."""
+    lab.veth(name="up0", peer="up1", peer_fd=None)
+    for name in ("up0", "up1"):
+        lab.root.set_link(name, up=True)
+
+
+def macvlan(lab: Lab, name: str = "eth0", **changes: Any) -> None:
+    given: dict[str, Any] = {"lower": "up0", "mode": "bridge", "mac": "", "mtu": 0, "queue": 0, "fd": lab.pod_fd}
+    lab.root.create_macvlan(name, **(given | changes))
+
+
+@pytest.mark.parametrize("mode", ["bridge", "private", "vepa"])
+def test_a_macvlan(lab: Lab, mode: str) -> None:
+    """It has its name at once, is down, and both sides' records tell what it is on."""
+    on_a_segment(lab)
+    macvlan(lab, mode=mode, mac=MACVLAN_MAC, mtu=1400, queue=500)
+    master, made = must(lab.root.link("up0")), must(lab.pod.link("eth0"))
+    assert (made.kind, made.mode, made.mac, made.mtu, made.queue) == ("macvlan", mode, MACVLAN_MAC, 1400, 500)
+    assert (made.up, made.alias, made.peer_index, made.peer_elsewhere) == (False, "", master.index, True)
+    assert made.peer_netns is not None
+    assert [link.name for link in lab.root.links()] == ["lo", "up1", "up0"]
+    lab.pod.adopt("eth0", "eth0", "podwire/n/c/eth0")
+    assert must(lab.pod.link("eth0")).alias == "podwire/n/c/eth0"
+    links = lab.links(pod=True)
+    if links is not None:
+        info = links["eth0"]["linkinfo"]
+        assert (info["info_kind"], info["info_data"]["mode"], info["info_data"]["bcqueuelen"]) == ("macvlan", mode, 500)
+        assert (links["eth0"]["link_index"], links["eth0"]["ifalias"]) == (master.index, "podwire/n/c/eth0")
+
+
+def test_what_nobody_chose_of_a_macvlan(lab: Lab) -> None:
+    on_a_segment(lab)
+    macvlan(lab)
+    macvlan(lab, "eth1")
+    one, two = (must(lab.pod.link(name)) for name in ("eth0", "eth1"))
+    assert (one.mtu, one.queue, one.mac != two.mac) == (1500, 1000, True)
+
+
+def test_links_of_a_namespace_that_a_link_tells(lab: Lab) -> None:
+    on_a_segment(lab)
+    lab.veth()
+    macvlan(lab, "net1")
+    there = must(lab.root.link("veth1")).peer_netns
+    assert there is not None
+    assert {(link.name, link.kind) for link in lab.root.links(there)} == {("lo", ""), ("eth0", "veth"), ("net1", "macvlan")}
+
+
+def test_a_macvlan_within_one_namespace(lab: Lab) -> None:
+    on_a_segment(lab)
+    macvlan(lab, "net1", fd=None)
+    made = must(lab.root.link("net1"))
+    assert (made.kind, made.peer_index, made.peer_elsewhere) == ("macvlan", must(lab.root.link("up0")).index, False)
+    assert must(lab.root.link("up0")).ethernet and not must(lab.root.link("lo")).ethernet
+
+
+def test_a_macvlan_on_a_macvlan_is_on_the_interface_below(lab: Lab) -> None:
+    on_a_segment(lab)
+    macvlan(lab)
+    lab.pod.create_macvlan("net1", "eth0", "bridge", "", 0, 0, None)
+    made = must(lab.pod.link("net1"))
+    assert (made.peer_index, made.peer_elsewhere) == (must(lab.root.link("up0")).index, True)
+
+
+def test_passthru_has_the_masters_hardware_address_and_nobody_beside_it(lab: Lab) -> None:
+    on_a_segment(lab)
+    macvlan(lab, mode="passthru", mac=MACVLAN_MAC)
+    assert must(lab.pod.link("eth0")).mac == must(lab.root.link("up0")).mac
+    assert number(lambda: macvlan(lab, "eth1")) == errno.EINVAL
+    lab.pod.delete_link("eth0")
+    macvlan(lab, "eth1")
+    assert number(lambda: macvlan(lab, mode="passthru")) == errno.EINVAL
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"lower": "nothing"}, errno.ENODEV),
+        ({"lower": "lo"}, errno.EINVAL),
+        ({"mtu": 1501}, errno.EINVAL),
+        ({"name": "n" * 16}, errno.ERANGE),
+        ({"name": "lo"}, errno.EEXIST),
+        ({"lower": "veth1"}, errno.EBUSY),
+    ],
+)
+def test_a_macvlan_that_cannot_be(lab: Lab, changes: dict[str, Any], expected: int) -> None:
+    on_a_segment(lab)
+    lab.root.create_bridge("br0", 0, False)
+    lab.veth(master="br0", peer="port")
+    assert number(lambda: macvlan(lab, **changes)) == expected
+    assert [link.name for link in lab.pod.links()] == ["lo", "port"]
+
+
+def test_a_link_gets_its_name_and_label_in_one_step(lab: Lab) -> None:
+    on_a_segment(lab)
+    macvlan(lab, "spare")
+    lab.pod.adopt("spare", "eth0", "podwire/n/c/eth0")
+    assert lab.pod.link("spare") is None
+    assert must(lab.pod.link("eth0")).alias == "podwire/n/c/eth0"
+    lab.pod.add_address("eth0", parse_cidr("10.0.0.5/24"))
+    macvlan(lab, "spare")
+    assert number(lambda: lab.pod.adopt("spare", "eth0", "another")) == errno.EEXIST
+    assert must(lab.pod.link("eth0")).alias == "podwire/n/c/eth0"
+    assert number(lambda: lab.pod.adopt("nothing", "eth1", "")) == errno.ENODEV
+
+
+class CallOn:
+    """What a call's Host has, made of a lab's doors."""
+
+    def __init__(self, lab: Lab) -> None:
+        self.root, self.sandbox, self.sandbox_fd = lab.root, lab.pod, lab.pod_fd
+
+    def kernel(self, side: Side) -> Kernel:
+        return self.root if side is HOST else self.sandbox
+
+
+@pytest.mark.parametrize("queue", [0, 500])
+def test_a_name_that_the_masters_namespace_has(lab: Lab, queue: int) -> None:
+    """Older kernels refuse it, and the interface has another name for an instant: nothing is left of that."""
+    on_a_segment(lab)
+    given: dict[str, Any] = {"master": "up0", "mode": "bridge", "queue": queue, "mac": MACVLAN_MAC, "label": "podwire/n/c/up0"}
+    op = CreateMacvlan(side=HOST, name="up0", spare="spare", **given)
+    macvlan(lab, "spare")  # of a call that was killed
+    done: list[Any] = []
+    execute([op], cast("Host", CallOn(lab)), done)
+    made = must(lab.pod.link("up0"))
+    assert (made.kind, made.alias, made.mac) == ("macvlan", "podwire/n/c/up0", MACVLAN_MAC)
+    assert done == [op]
+    lab.pod.delete_link("spare")
+    with pytest.raises(KernelError, match="File exists"):
+        execute([op], cast("Host", CallOn(lab)), done)
+    assert [link.name for link in lab.pod.links()] == ["lo", "up0"]
+    assert must(lab.root.link("up0")).kind == "veth"
+
+
+def test_a_hardware_address_is_up_once(lab: Lab) -> None:
+    on_a_segment(lab)
+    for name in ("eth0", "eth1"):
+        macvlan(lab, name, mac=MACVLAN_MAC)
+    lab.pod.set_link("eth0", up=True)
+    taken = (errno.EADDRINUSE, errno.EBUSY)  # by the kernel's version
+    assert number(lambda: lab.pod.set_link("eth1", up=True)) in taken
+    macvlan(lab, "eth2", mac=must(lab.root.link("up0")).mac)
+    assert number(lambda: lab.pod.set_link("eth2", up=True)) in taken
+    lab.pod.set_mac("eth0", MACVLAN_MAC)
+
+
+def test_macvlans_go_with_their_master(lab: Lab) -> None:
+    on_a_segment(lab)
+    macvlan(lab)
+    assert lab.root.delete_link("up0")
+    assert [link.name for link in lab.pod.links()] == ["lo"]
+
+
+def test_the_default_routes_link(lab: Lab) -> None:
+    """IPv4's before IPv6's, the lowest metric, the main table."""
+    assert lab.root.default_link() == ""
+    on_a_segment(lab)
+    lab.root.create_bridge("br0", 0, False)
+    lab.veth(master="br0", peer="port")
+    lab.pod.set_link("port", up=True)
+    for name, subnet in (("up0", "10.1.0.1/24"), ("br0", "10.2.0.1/24")):
+        lab.root.add_address(name, parse_cidr(subnet))
+    lab.root.add_route("up0", route("0.0.0.0/0", "10.1.0.2", table=100))
+    assert lab.root.default_link() == ""
+    lab.root.add_address("up0", parse_cidr("fd01::1/64"))
+    lab.root.add_route("up0", route("::/0", "fd01::2"))
+    assert lab.root.default_link() == "up0"
+    lab.root.add_route("br0", route("0.0.0.0/0", "10.2.0.2", priority=300))
+    assert lab.root.default_link() == "br0"
+    lab.root.add_route("up0", route("0.0.0.0/0", "10.1.0.2", priority=200))
+    assert lab.root.default_link() == "up0"
 
 
 # -- addresses --

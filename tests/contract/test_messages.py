@@ -59,6 +59,21 @@ REQUESTS = {
             ["IFLA_LINKINFO", {"attrs": [["IFLA_INFO_KIND", "veth"], ["IFLA_INFO_DATA", VETH]]}],
         ],
     ),
+    "macvlan": Request(
+        m.RTM_NEWLINK,
+        m.NLM_F_CREATE,
+        {},
+        [
+            ["IFLA_IFNAME", "eth0"],
+            ["IFLA_LINK", 3],
+            ["IFLA_NET_NS_FD", 5],
+            [
+                "IFLA_LINKINFO",
+                {"attrs": [["IFLA_INFO_KIND", "macvlan"], ["IFLA_INFO_DATA", {"attrs": [["IFLA_MACVLAN_MODE", 4]]}]]},
+            ],
+        ],
+    ),
+    "links of another namespace": Request(m.RTM_GETLINK, m.NLM_F_DUMP, {}, [["IFLA_EXT_MASK", 8], ["IFLA_IF_NETNSID", 3]]),
     "label": Request(m.RTM_NEWLINK, 0, {}, [["IFLA_IFNAME", "veth1"], ["IFLA_IFALIAS", "podwire/n/c/eth0"]]),
     "port": Request(
         m.RTM_NEWLINK,

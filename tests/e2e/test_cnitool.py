@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.e2e.conftest import Runtime
+    from tests.harness.node import Node
     from tests.harness.plugin import Executables
 
 pytestmark = pytest.mark.root
@@ -26,7 +27,7 @@ LISTS = sorted(path.stem for path in CONF.glob("*.conflist"))
 VLAN = ("bridge-vlan-access", "bridge-vlan-trunk")
 
 # Nobody has the gateway's address: it is a router's, or a name for the next hop only.
-NO_GATEWAY = ("bridge-plain", "host-gw")
+NO_GATEWAY = ("bridge-plain", "host-gw", "macvlan")
 
 MAC = "02:00:5e:10:00:01"
 
@@ -44,6 +45,11 @@ def filters_vlans(runtime: Runtime) -> bool:
     if not made.returncode:
         runtime.node.run("ip", "link", "del", "try0")
     return not made.returncode
+
+
+def add_master(node: Node) -> None:
+    """The interface that conf/macvlan.conflist names, on a segment where nobody is."""
+    node.sh("ip link add eth0 type veth peer name seg9; ip link set eth0 up; ip link set seg9 up")
 
 
 def seen_in(runtime: Runtime, netns: str, ifname: str) -> dict[str, Any]:
@@ -76,6 +82,7 @@ def test_add_check_del_del(runtime: Runtime, name: str) -> None:
     if plugin["type"] == "loopback":  # the kernel gives lo its address when it comes up first, for good
         runtime.node.sh("ip link set lo up; ip link set lo down", pod=netns.rpartition("/")[2])
     join_segment(runtime.node, 0)
+    add_master(runtime.node)
     before = snapshot(runtime.node)
     for version in VERSIONS:
         network = runtime.network({**document, "cniVersion": version})
@@ -112,6 +119,7 @@ def test_every_list_at_once(runtime: Runtime) -> None:
     """All of them in one node, as their README says; the pods of each reach their gateway."""
     added = []
     join_segment(runtime.node, 0)
+    add_master(runtime.node)
     before = snapshot(runtime.node)
     for name in LISTS:
         document = conflist(name)

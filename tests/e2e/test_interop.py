@@ -42,6 +42,7 @@ NETWORKS: dict[str, Config] = {
     "macspoofchk": {**GATEWAY, "macspoofchk": True, "ipam": HOST_LOCAL},
     "layer2": {"type": "bridge", "bridge": "cni0"},
     "ptp": {"type": "ptp", "ipMasq": True, "ipMasqBackend": "iptables", "ipam": HOST_LOCAL},
+    "macvlan": {"type": "macvlan", "master": "eth0", "ipam": HOST_LOCAL},
     "loopback": {"type": "loopback"},
 }
 BY_NFTABLES: Config = {**GATEWAY, "ipMasq": True, "ipam": HOST_LOCAL}
@@ -89,6 +90,8 @@ def other(whose: str) -> str:
 @pytest.mark.parametrize("name", NETWORKS)
 def test_one_adds_the_other_checks_and_deletes(mixed: Mixed, name: str, adder: str) -> None:
     mixed.network(NETWORKS[name])
+    if "master" in NETWORKS[name]:
+        mixed.node.sh("ip link add eth0 type veth peer name seg0; ip link set eth0 up; ip link set seg0 up")
     netns = mixed.pod()
     before = snapshot(mixed.node)
     result = mixed.call(adder, "add", netns)

@@ -152,7 +152,8 @@ class Node:
     def remove_pod(self, path: str) -> None:
         """Take the namespace away, as a runtime that lost its pod does, and wait until its links are gone."""
         name = os.path.basename(path)
-        peers = {link.get("link_index") for link in json.loads(self.run("ip", "-j", "link", pod=name).stdout or b"[]")}
+        links = json.loads(self.run("ip", "-j", "-d", "link", pod=name).stdout or b"[]")
+        peers = {link.get("link_index") for link in links if link.get("linkinfo", {}).get("info_kind") == "veth"}
         self.run("ip", "netns", "del", name)
         del self.pods[name]
         until = time.monotonic() + 10  # the kernel takes its time, and does it behind everybody's back

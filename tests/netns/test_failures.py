@@ -17,7 +17,7 @@ import pytest
 from tests.harness import observe
 from tests.harness.node import PATH
 from tests.harness.wrappers import ROOT, make_wrappers, python
-from tests.unit.calls import CONFIGS, Failing, each_operation
+from tests.unit.calls import CONFIGS, Failing, each_operation, needs_uplink
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -60,8 +60,8 @@ def config_of(name: str) -> dict[str, Any]:
 
 
 def uplink(node: Node, name: str) -> None:
-    """A way to the nodes, where the configuration has some; as in `tests.fakes.Machine.uplink`."""
-    if "nodes" in CONFIGS[name]:
+    """A link to a segment, where the configuration needs one; as in `tests.fakes.Machine.uplink`."""
+    if needs_uplink(CONFIGS[name]):
         node.sh("""
             ip link add up0 type veth peer name up1
             ip link set up1 up

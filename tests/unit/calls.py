@@ -27,6 +27,7 @@ OURS = '#!/bin/sh\nexec python3 -m cni {} "$@"\n'
 # cannot be pinned, or a pod's not be announced, is no failure.
 CHANGES = (
     (FakeKernel, ("create_bridge", "create_veth", "set_link", "delete_link", "add_address", "delete_address")),
+    (FakeKernel, ("create_macvlan", "adopt")),
     (FakeKernel, ("add_route", "set_vlans", "admit_vlan", "create_vlan", "add_neighbour", "set_next_hop", "drop_next_hop")),
     (FakeNft, ("run",)),
     (FakeIptables, ("restore",)),
@@ -79,8 +80,23 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "host-gw": {"type": "host-gw", "ipam": V4},
     "host-gw-everything": {"type": "host-gw", "ipam": DUAL, "nodes": NODES, "ipMasq": True, "mtu": 1400},
     "host-gw-iptables": {"type": "host-gw", "ipam": DUAL, "nodes": NODES, "ipMasq": True, "ipMasqBackend": "iptables"},
+    "macvlan": {"type": "macvlan", "master": "up0", "ipam": V4},
+    "macvlan-layer-2": {"type": "macvlan", "master": "up0", "mode": "vepa"},
+    "macvlan-everything": {
+        "type": "macvlan",
+        "master": "up0",
+        "ipam": DUAL,
+        "mode": "private",
+        "mtu": 1400,
+        "bcqueuelen": 500,
+    },
     "ptp-iptables": {"type": "ptp", "ipam": DUAL, "ipMasq": True, "ipMasqBackend": "iptables"},
 }
+
+
+def needs_uplink(keys: dict[str, Any]) -> bool:
+    """Whether a configuration is of a host with a link to a segment, see Machine.uplink."""
+    return "nodes" in keys or "master" in keys
 
 
 class Runtime:

@@ -85,7 +85,7 @@ def test_help_of_the_agent() -> None:
     [
         (
             ("nonsense",),
-            "no command or plugin 'nonsense'; known: bridge, host-gw, host-local, loopback, portmap, ptp, static, agent",
+            "no command or plugin 'nonsense'; known: bridge, host-gw, host-local, loopback, macvlan, portmap, ptp, static, agent",
         ),
         (("",), "there is no command or plugin ''; known: bridge"),
         (("--nonsense",), "No such option '--nonsense'"),

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 V4, V6 = parse_cidr("10.0.0.5/24"), parse_cidr("fd00::5/64")
 VETH: dict[str, Any] = {"name": "veth1", "mac": "02::1", "peer": "eth0", "peer_mac": "02::2", "label": "podwire/n/c/eth0"}
+MACVLAN: dict[str, Any] = {"master": "up0", "name": "eth0", "spare": "pw1", "mode": "bridge", "label": "podwire/n/c/eth0"}
 
 
 def answer(listing: list[dict[str, Any]], alive: Callable[[str], bool]) -> str:
@@ -42,6 +43,16 @@ TABLE: list[tuple[Any, str, Any]] = [
         ops.CreateVeth(**VETH, bridge="br0", hairpin=True, isolated=True, mtu=1400),
         "create veth veth1 as a port of br0, hairpin, isolated, MTU 1400, its peer eth0 (02::2) in the sandbox",
         ops.DeleteLink(side=HOST, name="veth1"),
+    ),
+    (
+        ops.CreateMacvlan(**MACVLAN, side=HOST),
+        "create macvlan eth0 in the sandbox, mode bridge, on up0 of the host",
+        ops.DeleteLink(side=SANDBOX, name="eth0"),
+    ),
+    (
+        ops.CreateMacvlan(**MACVLAN, side=SANDBOX, mac="02::2", mtu=1400, queue=500),
+        "create macvlan eth0 (02::2) in the sandbox, mode bridge, MTU 1400, broadcast queue 500, on up0 of the sandbox",
+        ops.DeleteLink(side=SANDBOX, name="eth0"),
     ),
     (ops.AdmitVlan(bridge="br0", vid=5), "let VLAN 5 reach br0 itself", ops.ExpelVlan(bridge="br0", vid=5)),
     (ops.ExpelVlan(bridge="br0", vid=5), "keep VLAN 5 from br0 itself if nothing is attached to it", None),

@@ -17,7 +17,7 @@ from cni.registry import PLUGINS
 from cni.spec.addresses import parse_cidr
 from cni.spec.errors import KernelError, TryAgain
 from cni.spec.owner import Owner
-from tests.unit.calls import CONFIGS, ID, V4, Failing, each_change, each_operation, runtime
+from tests.unit.calls import CONFIGS, ID, V4, Failing, each_change, each_operation, needs_uplink, runtime
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,7 +29,7 @@ __all__ = ["runtime"]
 
 def fresh(runtime: Runtime, keys: dict[str, Any]) -> None:
     """Nothing was ever there, but for the tables that every call of iptables makes, and a way to the nodes."""
-    if "nodes" in keys:
+    if needs_uplink(keys):
         runtime.machine.uplink()
     if keys.get("ipMasqBackend") == "iptables":
         for v6 in (False, True):
@@ -38,8 +38,9 @@ def fresh(runtime: Runtime, keys: dict[str, Any]) -> None:
 
 def second(runtime: Runtime, keys: dict[str, Any]) -> None:
     """Another pod of the network is there. One of its nodes had another address then."""
-    if "nodes" in keys:
+    if needs_uplink(keys):
         runtime.machine.uplink()
+    if "nodes" in keys:
         moved = [{**node, "via": node["via"].replace("192.0.2.2", "192.0.2.3")} for node in keys["nodes"]]
         keys = {**keys, "nodes": moved}
     runtime.add(runtime.config(**keys), runtime.pod(), CNI_CONTAINERID="other")
