@@ -107,6 +107,30 @@ def test_one_adds_the_other_checks_and_deletes(mixed: Mixed, name: str, adder: s
     assert leftovers(before, snapshot(mixed.node), "cni0") == _go_spoof_skeleton(mixed, name)
 
 
+@pytest.mark.parametrize("adder", ["ours", "go"])
+@pytest.mark.parametrize("keys", [{}, {"snat": False}, {"markMasqBit": 5}], ids=str)
+def test_ports_by_iptables(mixed: Mixed, keys: Config, adder: str) -> None:
+    """One publishes ports, the other takes them back. (The Go plugin's CHECK looks for rules of IPv6 where the pod has none.)"""
+    ipam = {"type": "host-local", "subnet": "10.44.0.0/24"}
+    portmap = {"type": "portmap", "capabilities": {"portMappings": True}, "backend": "iptables", **keys}
+    mixed.runtime.network({"cniVersion": "1.0.0", "name": "net", "plugins": [{"type": "ptp", "ipam": ipam}, portmap]})
+    mappings = [{"hostPort": 8000 + port, "containerPort": port, "protocol": "tcp"} for port in range(80, 100)]
+    mappings += [{"hostPort": 53, "containerPort": 53, "protocol": "udp", "hostIP": "192.0.2.1"}]
+
+    def call(whose: str, verb: str, netns: str) -> None:
+        mixed.runtime.call(verb, "net", netns, path=mixed.paths[whose], caps={"portMappings": mappings})
+
+    first, second = mixed.pod(), mixed.pod()
+    call(adder, "add", first)
+    call(other(adder), "del", first)
+    was = mixed.node.sh("iptables-save -t nat | grep -v '^[#:]'")
+    call(adder, "add", second)
+    assert mixed.node.sh("iptables-save -t nat").count("-j DNAT") == len(mappings)
+    call("ours", "check", second)
+    call(other(adder), "del", second)
+    assert mixed.node.sh("iptables-save -t nat | grep -v '^[#:]'") == was, "what all share stays, as with the Go plugin"
+
+
 def _go_spoof_skeleton(mixed: Mixed, name: str) -> list[str]:
     """The Go bridge's spoof check leaves its table and base chain for ever; nothing in them belongs to a pod."""
     if name != "macspoofchk":

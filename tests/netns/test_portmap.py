@@ -21,7 +21,7 @@ TABLE = "podwire_portmap"
 ROUTED = {**DUAL, "routes": DEFAULT_ROUTES}
 MAINS: dict[str, Config] = {"bridge": gateway(DUAL, hairpinMode=True), "ptp": ptp(ROUTED)}
 
-HIJACKED = "iptables: the reference's rules take a port for its own, whatever its state"
+NO_CHECK = "CHECK looks for the rules of IPv4 in the chain of IPv6, and fails."
 
 
 def portmap(*mappings: tuple[int, int] | dict[str, Any], version: str = VERSION, name: str = "net", **keys: Any) -> Config:
@@ -54,6 +54,7 @@ def claims(lab: Lab) -> dict[str, str]:
     return found
 
 
+@pytest.mark.known_reference_failure(NO_CHECK)
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("main", MAINS)
 def test_who_reaches_a_published_port(lab: Lab, main: str, backend: str) -> None:
@@ -91,6 +92,7 @@ def test_with_br_netfilter(lab: Lab, main: str) -> None:
         assert traffic.reached(lab.node, target, 8080, pod=other.pod)
 
 
+@pytest.mark.known_reference_failure(NO_CHECK)
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_protocols(lab: Lab, backend: str) -> None:
     """Each protocol has ports of its own: one number leads to three."""
@@ -129,6 +131,7 @@ def test_ports_are_elements(lab: Lab) -> None:
     assert set(claims(lab).values()) == {f"podwire/net/{one.first.container_id}/eth0"}
 
 
+@pytest.mark.known_reference_failure(NO_CHECK)
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_at_one_address_of_the_host(lab: Lab, backend: str) -> None:
     """hostIP: only what is sent to this address."""
@@ -161,6 +164,7 @@ def test_what_is_for_others_is_left_alone(lab: Lab) -> None:
     assert traffic.reached(lab.node, OUTSIDE_V4, 8080) == NODE_V4
 
 
+@pytest.mark.known_reference_failure("masqAll is later than 1.1.1 of the plugins.")
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_masq_all(lab: Lab, backend: str) -> None:
     """masqAll: everybody is seen as the node."""
@@ -210,6 +214,7 @@ CONDITIONS = {
 }
 
 
+@pytest.mark.known_reference_failure(NO_CHECK)
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_conditions(lab: Lab, backend: str) -> None:
     """conditionsV4: only packets that match, too; of this network's ports alone."""
@@ -227,6 +232,7 @@ def test_conditions(lab: Lab, backend: str) -> None:
         assert chain.first.leftovers() == []
 
 
+@pytest.mark.known_reference_failure(NO_CHECK)
 def test_a_chain_that_marks(lab: Lab) -> None:
     """externalSetMarkChain: kube-proxy's, for example, that has its own masquerade."""
     lab.node.outside()
@@ -323,6 +329,7 @@ def test_add_again_replaces(lab: Lab) -> None:
     it.last.call("CHECK", config).succeeded()
 
 
+@pytest.mark.known_reference_failure("DEL removes nothing unless it is told the ports (P#509); " + NO_CHECK)
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("told", ["nothing", "ports", "prevResult"])
 def test_del_needs_to_be_told_nothing(lab: Lab, backend: str, told: str) -> None:
