@@ -83,8 +83,11 @@ def test_help_of_the_agent() -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("nonsense",), "no command or plugin 'nonsense'; known: bridge, host-gw, host-local, loopback, ptp, static, agent"),
-        (("",), "there is no command or plugin ''; known: bridge"),
+        (
+            ("nonsense",),
+            "no command or plugin 'nonsense'; known: bandwidth, bridge, host-gw, host-local, loopback, ptp, static, agent",
+        ),
+        (("",), "there is no command or plugin ''; known: bandwidth, bridge"),
         (("--nonsense",), "No such option '--nonsense'"),
         (("agent", "--nonsense"), "No such option '--nonsense'"),
         (("agent", "bridge"), "Got unexpected extra argument (bridge)"),
@@ -185,7 +188,7 @@ def test_shells_complete_plugins_and_commands() -> None:
         return [line.partition(",")[2] for line in ask(**env).output.splitlines()]
 
     assert completed("podwire ", 1) == [*sorted(NAMES), "agent"]
-    assert completed("podwire b", 1) == ["bridge"]
+    assert completed("podwire br", 1) == ["bridge"]
     assert completed("podwire agent --log-level w", 3) == ["warning"]
 
 
