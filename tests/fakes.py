@@ -462,6 +462,8 @@ class FakeKernel:
         self._check(words, name, mtu)
         if name in self.namespace.links:
             raise TryAgain(f"{words}: somebody else made a link of that name at this moment")
+        if len(label.encode()) >= IFALIASZ:
+            raise refused(words, errno.ERANGE)
         self.namespace.add(FakeLink(0, name, "ifb", mac, mtu, up=True, alias=label))
 
     def limit_rate(self, name: str, rate: int, limit: int, buffer: int, burst: int = 0) -> None:
