@@ -147,6 +147,7 @@ def test_the_runtimes_limits(lab: Lab) -> None:
 
 @pytest.mark.known_reference_failure("An explicit 0 switches runtimeConfig off.")
 def test_zero_is_no_limit(lab: Lab) -> None:
+    """As a key that is not there: the runtime's limits hold."""
     zero = dict.fromkeys(BOTH, 0)
     it = Chain(lab, {**zero, "runtimeConfig": {"bandwidth": BOTH}}).add()
     assert (it.root(it.veth)["rate"], it.root(it.ifb)["rate"]) == (10_000_000, 20_000_000)
@@ -221,7 +222,11 @@ def test_small_and_large_numbers(lab: Lab, limits: Config, rate: int, burst: str
 @pytest.mark.parametrize(
     ("limits", "says"),
     [
-        ({"ingressRate": 7, "ingressBurst": 800}, "ingressRate 7: expected 8 to"),
+        pytest.param(
+            {"ingressRate": 7, "ingressBurst": 800},
+            "ingressRate 7: expected 8 to",
+            marks=pytest.mark.known_reference_failure("CHECK passes without the token bucket that ADD could not make."),
+        ),
         ({"ingressRate": 800}, "ingressRate is given without ingressBurst"),
         ({"egressBurst": 800}, "egressBurst is given without egressRate"),
         pytest.param(
@@ -239,6 +244,7 @@ def test_small_and_large_numbers(lab: Lab, limits: Config, rate: int, burst: str
     ids=str,
 )
 def test_what_cannot_be_is_refused(lab: Lab, limits: Config, says: str) -> None:
+    """Limits that no kernel could keep are errors of ADD and of CHECK, and nothing is left."""
     it = Chain(lab, limits)
     before = lab.snapshot()
     it.call("ADD").refused(7, says=says)
@@ -324,6 +330,7 @@ def test_add_can_be_repeated(lab: Lab) -> None:
 
 @pytest.mark.known_reference_failure("The ifb's name leaves the interface out: the second interface fails (P#151).")
 def test_two_interfaces_of_a_container(lab: Lab) -> None:
+    """An attachment is container and interface: two of one container on one network are limited each on its own."""
     one = Chain(lab, EGRESS).add()
     two = Chain(lab, EGRESS, pod=one.first.pod, container_id=one.first.container_id, ifname="net1").add()
     assert one.ifb != two.ifb
@@ -336,6 +343,7 @@ def test_two_interfaces_of_a_container(lab: Lab) -> None:
 
 @pytest.mark.known_reference_failure("The ifb's name is a hash of network and container without anything between them.")
 def test_names_that_are_one_when_put_together(lab: Lab) -> None:
+    """Networks and containers have nothing to do with each other because their names, put together, are the same text."""
     one = Chain(lab, EGRESS, ptp(ROUTED, name="a"), container_id="bc").add()
     two = Chain(lab, EGRESS, ptp({**V4, "subnet": "10.20.0.0/24"}, name="ab"), container_id="c").add()
     assert one.ifb != two.ifb
@@ -369,6 +377,7 @@ while time.monotonic() < until:
 
 def speed(lab: Lab, target: str, *, to: str | None, source: str | None) -> float:
     """Bits a second that TCP gets through in a second."""
+    assert lab.node.pings(target, pod=source), f"{target} does not answer"
     sink = traffic.start(lab.node, SINK, target, pod=to)
     lab.node.run(sys.executable, "-I", "-S", "-c", SEND, target, "1", pod=source)
     told = traffic.read(sink, seconds=20)
