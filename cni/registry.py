@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 PLUGINS = {
+    "bandwidth": "cni.plugins.bandwidth",
     "bridge": "cni.plugins.bridge",
     "host-gw": "cni.plugins.host_gw",
     "loopback": "cni.plugins.loopback",

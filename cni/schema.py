@@ -15,6 +15,7 @@ import msgspec
 
 from cni.net.facts import MACVLAN_MODES
 from cni.net.macvlan import QUEUE_RANGE
+from cni.net.shaping import BURST_MAX, BURST_MIN, RATE_MAX, RATE_MIN
 from cni.net.vlans import VID_MAX
 from cni.registry import PLUGINS
 from cni.spec import versions
@@ -99,12 +100,19 @@ _SUBNET = {"pattern": _cidr(("[0-9]|[12][0-9]|30", "[0-9]|[1-9][0-9]|1[01][0-9]|
 
 _MTU = {"anyOf": [{"const": 0}, {"minimum": MTU_RANGE.start, "maximum": MTU_RANGE.stop - 1}]}
 
+_RATE = {"anyOf": [{"const": 0}, {"minimum": RATE_MIN, "maximum": RATE_MAX}]}
+_BURST = {"anyOf": [{"const": 0}, {"minimum": BURST_MIN, "maximum": BURST_MAX}]}
+_LIMITS = {
+    f"{direction}{what}": told for direction in ("ingress", "egress") for what, told in (("Rate", _RATE), ("Burst", _BURST))
+}
+
 VETH = ("bridge", "host-gw", "ptp")
 
 # What the types of a record cannot say, by the plugin and the path of the key. The plugins check the same when they parse.
 NARROWER: dict[tuple[str, str], Json] = {
     **{(plugin, "ipMasqBackend"): {"enum": ["", *BACKENDS]} for plugin in VETH},
     **{(plugin, "mtu"): _MTU for plugin in (*VETH, "macvlan")},
+    **{("bandwidth", f"{where}{key}"): told for where in ("", "runtimeConfig.bandwidth.") for key, told in _LIMITS.items()},
     ("bridge", "vlan"): {"minimum": 0, "maximum": VID_MAX},
     ("bridge", "vlanTrunk[].minID"): {"minimum": 1, "maximum": VID_MAX},
     ("bridge", "vlanTrunk[].maxID"): {"minimum": 1, "maximum": VID_MAX},

@@ -19,12 +19,13 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from cni.net.facts import Link, NeighbourSeen, RouteSeen, Vlan, Way
+from cni.net.facts import Filter, Link, NeighbourSeen, Qdisc, RouteSeen, Shaping, Vlan, Way
 from cni.net.ops import RTPROT_PODWIRE, Side
+from cni.net.qdiscs import INGRESS_HANDLE, TBF_HANDLE
 from cni.nft.apply import Busy, Exists, NftError, NotFound
 from cni.nft.iptables import IptablesError
 from cni.spec.addresses import Cidr, Ip, is_v6
-from cni.spec.errors import EnvError, KernelError, UnknownSandbox, UnsupportedField
+from cni.spec.errors import EnvError, KernelError, TryAgain, UnknownSandbox, UnsupportedField
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -79,6 +80,7 @@ class FakeLink(msgspec.Struct, eq=False):
     alone: list[Cidr] = []  # those without a route to their subnet
     routes: list[RouteSeen] = []
     neighbours: dict[Ip, str] = {}
+    shaping: Shaping = Shaping()
 
 
 class Namespace:
@@ -110,6 +112,11 @@ class Namespace:
         for port in self.links.values():
             if port.master == link.index:
                 port.master, port.hairpin, port.isolated, port.vlans = 0, False, False, []
+            filters = [
+                msgspec.structs.replace(rule, target=0 if rule.target == link.index else rule.target)
+                for rule in port.shaping.filters
+            ]
+            port.shaping = msgspec.structs.replace(port.shaping, filters=tuple(filters))
         if link.lower:
             link.lower[0].on_top.remove((self, link))
         for where, macvlan in [(where, it) for where, it in self.on_top if it.lower and it.lower[1] is link]:
@@ -208,6 +215,8 @@ class Namespace:
                 f" metric {route.priority} proto {route.protocol}"
                 for route in link.routes
             )
+            yield from (f"  qdisc {qdisc}" for qdisc in (link.shaping.root, link.shaping.ingress) if qdisc is not None)
+            yield from (f"  filter {rule}" for rule in link.shaping.filters)
             yield from sorted(f"  neighbour {address} {mac}" for address, mac in link.neighbours.items())
         yield from sorted(f"next hop of {dst} metric {metric}: {via}" for (dst, metric), via in self.next_hops.items())
         defaults = FORWARDING | {key.format(name): value for key, value in LINK_SYSCTLS.items() for name in self.links}
@@ -290,6 +299,16 @@ class FakeKernel:
     def vlans(self, name: str) -> tuple[Vlan, ...]:
         found = self.namespace.links.get(name)
         return () if found is None else tuple(found.vlans)
+
+    def shaping(self, name: str) -> Shaping:
+        found = self.namespace.links.get(name)
+        return Shaping() if found is None else found.shaping
+
+    def knows_qdisc(self, kind: str) -> bool:
+        return kind == "tbf" and self.machine.shapes
+
+    def knows_link(self, kind: str) -> bool:
+        return kind in ("veth", "bridge") or (kind == "ifb" and self.machine.shapes)
 
     def dad_state(self, ifname: str) -> tuple[tuple[Cidr, ...], tuple[Cidr, ...]]:
         self._must(ifname)
@@ -516,6 +535,52 @@ class FakeKernel:
         if not link.up:
             raise refused(words, errno.ENETDOWN)
         self.namespace.add(FakeLink(0, name, "vlan", link.mac, link.mtu, up=True))
+        return True
+
+    def create_ifb(self, name: str, mac: str, mtu: int, label: str) -> None:
+        words = f"cannot create ifb {name}"
+        if not self.machine.shapes:
+            raise UnsupportedField(f"{words}: this kernel has none", "it lacks CONFIG_IFB (module ifb)")
+        self._check(words, name, mtu)
+        if name in self.namespace.links:
+            raise TryAgain(f"{words}: somebody else made a link of that name at this moment")
+        if len(label.encode()) >= IFALIASZ:
+            raise refused(words, errno.ERANGE)
+        self.namespace.add(FakeLink(0, name, "ifb", mac, mtu, up=True, alias=label))
+
+    def limit_rate(self, name: str, rate: int, limit: int, buffer: int, burst: int = 0) -> None:
+        words = f"cannot limit the rate of {name}"
+        link = self._must(name)
+        if not self.machine.shapes:
+            lacks = "it lacks CONFIG_NET_SCH_TBF (module sch_tbf)"
+            raise UnsupportedField(f"{words}: this kernel has no token bucket", lacks)
+        if link.shaping.root is not None:
+            raise refused(words, errno.EEXIST, "Exclusivity flag on, cannot modify")
+        if not rate or not (buffer or burst):
+            raise refused(words, errno.EINVAL)
+        link.shaping = msgspec.structs.replace(link.shaping, root=Qdisc("tbf", TBF_HANDLE, rate, limit, buffer))
+
+    def unlimit_rate(self, name: str) -> bool:
+        link = self.namespace.links.get(name)
+        if link is None or link.shaping.root is None:
+            return False
+        link.shaping = msgspec.structs.replace(link.shaping, root=None)
+        return True
+
+    def redirect(self, name: str, to: str) -> None:
+        link, target = self._must(name), self._must(to)
+        if link.shaping.ingress is not None:
+            raise refused(
+                f"cannot redirect what comes in by {name} to {to}", errno.EEXIST, "Exclusivity flag on, cannot modify"
+            )
+        filters = (Filter("u32", True, target.index),)
+        link.shaping = Shaping(link.shaping.root, Qdisc("ingress", INGRESS_HANDLE), filters)
+
+    def drop_redirect(self, name: str) -> bool:
+        link = self.namespace.links.get(name)
+        if link is None or link.shaping.ingress is None:
+            return False
+        link.shaping = Shaping(link.shaping.root)
         return True
 
     def _must(self, name: str, words: str = "") -> FakeLink:
@@ -1065,11 +1130,12 @@ class FakeHost:
 class Machine:
     """A host with pods, in memory."""
 
-    def __init__(self, *, filters_vlans: bool = False) -> None:
+    def __init__(self, *, filters_vlans: bool = False, shapes: bool = True) -> None:
         self.filters_vlans = filters_vlans
         # What older kernels do: refuse names in a pod that the master's namespace has; have no broadcast queues to choose.
         self.names_are_hosts = False
         self.lacks_queues = False
+        self.shapes = shapes  # has token buckets and ifbs
         self.root = Namespace("host", lo_up=True)
         self.rules = Ruleset()
         self.pods: dict[str, Namespace] = {}

@@ -233,6 +233,24 @@ def _announce(op: ops.Announce, host: Host) -> bool:
     return True
 
 
+def _create_ifb(op: ops.CreateIfb, host: Host) -> bool:
+    with _asked_for_by(op.key):
+        host.root.create_ifb(op.name, op.mac, op.mtu, op.label)
+    return True
+
+
+def _limit_rate(op: ops.LimitRate, host: Host) -> bool:
+    with _asked_for_by(op.key):
+        host.root.limit_rate(op.name, op.rate, op.limit, op.buffer, op.burst)
+    return True
+
+
+def _redirect(op: ops.Redirect, host: Host) -> bool:
+    with _asked_for_by(op.key):
+        host.root.redirect(op.name, op.to)
+    return True
+
+
 def _run_nft(op: rules.RunNft, host: Host) -> bool:
     rules.apply_nft(op, host.nft)
     return True
@@ -305,6 +323,11 @@ APPLY: dict[type[Any], Callable[[Any, Host], bool]] = {
     ops.AwaitPort: _await_port,
     ops.AwaitDad: _await_dad,
     ops.Announce: _announce,
+    ops.CreateIfb: _create_ifb,
+    ops.LimitRate: _limit_rate,
+    ops.UnlimitRate: lambda op, host: host.root.unlimit_rate(op.name),
+    ops.Redirect: _redirect,
+    ops.DropRedirect: lambda op, host: host.root.drop_redirect(op.name),
     rules.RunNft: _run_nft,
     rules.RunIptables: _run_iptables,
     rules.Sweep: _sweep,

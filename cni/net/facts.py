@@ -76,3 +76,33 @@ class Vlan(msgspec.Struct, frozen=True):
     vid: int
     pvid: bool = False
     untagged: bool = False
+
+
+class Qdisc(msgspec.Struct, frozen=True):
+    """A queueing discipline of a link. Of a token bucket (tbf) also bytes a second, bytes that may wait, and the bucket's size
+    in ticks.
+    """
+
+    kind: str
+    handle: int = 0
+    rate: int = 0
+    limit: int = 0
+    buffer: int = 0
+
+
+class Filter(msgspec.Struct, frozen=True):
+    """A filter of what comes in by a link. ``target`` is the index of the link that it has everything leave by, 0 where that
+    link is gone, None where it does something else.
+    """
+
+    kind: str
+    matches_all: bool = False
+    target: int | None = None
+
+
+class Shaping(msgspec.Struct, frozen=True):
+    """The qdiscs that somebody gave a link, and the filters of its ingress."""
+
+    root: Qdisc | None = None
+    ingress: Qdisc | None = None
+    filters: tuple[Filter, ...] = ()

@@ -13,7 +13,8 @@ import socket
 from typing import TYPE_CHECKING, Any, cast
 
 from cni.net import messages as m
-from cni.net.facts import MACVLAN_MODES
+from cni.net import qdiscs
+from cni.net.facts import MACVLAN_MODES, Shaping
 from cni.net.netlink import Request, Wire, failure
 from cni.net.ops import RTPROT_PODWIRE, RTPROT_STATIC
 from cni.net.seen import (
@@ -31,14 +32,14 @@ from cni.net.seen import (
     way_of,
 )
 from cni.spec.addresses import is_v6
-from cni.spec.errors import CNIError, KernelError, UnsupportedField
+from cni.spec.errors import CNIError, KernelError, TryAgain, UnsupportedField
 from cni.spec.result import SCOPE_LINK
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from ipaddress import IPv4Network
 
-    from cni.net.facts import Link, NeighbourSeen, RouteSeen, Vlan, Way
+    from cni.net.facts import Link, NeighbourSeen, Qdisc, RouteSeen, Vlan, Way
     from cni.spec.addresses import Cidr, Ip
     from cni.spec.result import Route
 
@@ -55,6 +56,9 @@ _EXT_VLAN, _EXT_NO_STATS = 2, 8
 # Queues of each end of a veth. The kernel's default, since Linux 5.16, is one for each possible processor, of which only
 # XDP ever uses a second; each is memory and files in sysfs, and creating a pair takes 0.1 ms longer with two.
 _ONE_QUEUE = [["IFLA_NUM_TX_QUEUES", 1], ["IFLA_NUM_RX_QUEUES", 1]]
+
+# The kernel's most are 4,096.
+_TOO_MANY_QUEUES = 1 << 16
 
 NUD_PERMANENT = 0x80
 
@@ -191,6 +195,43 @@ class Kernel:
             if message["index"] == index:
                 return vlans_of(message)
         return ()
+
+    def shaping(self, name: str) -> Shaping:
+        """The qdiscs that somebody gave a link, and the filters of its ingress; none when there is no such link."""
+        index = self._index(name, must=False)
+        if not index:
+            return Shaping()
+        words = f"cannot list the filters of {name}"
+        root, ingress = (self._qdisc(name, index, parent) for parent in (qdiscs.ROOT, qdiscs.INGRESS))
+        if ingress is None:
+            return Shaping(root)
+        fields = {"index": index, "parent": qdiscs.INGRESS_HANDLE}
+        return Shaping(root, ingress, qdiscs.filters_of(self._of_link(name, m.RTM_GETTFILTER, fields, [], words)))
+
+    def _qdisc(self, name: str, index: int, parent: int) -> Qdisc | None:
+        """A link's qdisc at a place; None for the one that the kernel gives each link (of handle 0).
+
+        Of that it mostly tells nothing, or EINVAL on older kernels: the acknowledgement is then the only answer. And it tells
+        qdiscs only to those who listen, unless it is asked for an echo.
+        """
+        words = f"cannot look up the qdisc of {name}"
+        flags = m.NLM_F_ECHO | m.NLM_F_ACK
+        answer = self._wire.ask(words, Request(m.RTM_GETQDISC, flags, {"index": index, "parent": parent}, []))
+        if answer.errno and answer.errno not in (*_GONE, errors.EINVAL):
+            raise failure(words, answer)
+        found = None if answer.message is None else qdiscs.qdisc_of(answer.message)
+        return found if found is not None and found.handle else None
+
+    def knows_qdisc(self, kind: str) -> bool:
+        """Whether this kernel has, or can load, a kind of qdisc that takes options: it is asked for one without any."""
+        request = Request(m.RTM_NEWQDISC, m.NLM_F_CREATE | m.NLM_F_EXCL, self._at("lo"), [["TCA_KIND", kind]])
+        return self._refusal(request) != errors.ENOENT
+
+    def knows_link(self, kind: str) -> bool:
+        """Whether this kernel has, or can load, a kind of link: it is asked for one with more queues than any can have."""
+        info = ["IFLA_LINKINFO", {"attrs": [["IFLA_INFO_KIND", kind]]}]
+        attrs = [["IFLA_IFNAME", f"try-{os.urandom(4).hex()}"], ["IFLA_NUM_TX_QUEUES", _TOO_MANY_QUEUES], info]
+        return self._refusal(Request(m.RTM_NEWLINK, m.NLM_F_CREATE | m.NLM_F_EXCL, {}, attrs)) != errors.EOPNOTSUPP
 
     # Changing.
 
@@ -459,7 +500,84 @@ class Kernel:
         request = Request(m.RTM_NEWLINK, m.NLM_F_CREATE | m.NLM_F_EXCL, {"flags": IFF_UP, "change": IFF_UP}, attrs)
         return self._create(f"cannot create {name}, VLAN {vid} of {lower}", request)
 
+    def create_ifb(self, name: str, mac: str, mtu: int, label: str) -> None:
+        """Create an ifb, up and labelled, in one datagram (see ``create_veth``). TryAgain when the name is taken by now."""
+        words = f"cannot create ifb {name}"
+        attrs: list[Any] = [["IFLA_IFNAME", name], ["IFLA_ADDRESS", mac], ["IFLA_MTU", mtu], *_ONE_QUEUE]
+        attrs.append(["IFLA_LINKINFO", {"attrs": [["IFLA_INFO_KIND", "ifb"]]}])
+        create = Request(m.RTM_NEWLINK, m.NLM_F_CREATE | m.NLM_F_EXCL, {"flags": IFF_UP, "change": IFF_UP}, attrs)
+        self._indexes.pop(name, None)
+        if self._index(name, must=False):  # the label would be put on it
+            raise TryAgain(f"{words}: somebody else made a link of that name at this moment")
+        try:
+            self._wire.run(words, create, _change(name, [["IFLA_IFALIAS", label]]))
+        except KernelError as error:
+            if error.errno == errors.EOPNOTSUPP:
+                raise UnsupportedField(f"{words}: this kernel has none", "it lacks CONFIG_IFB (module ifb)") from error
+            if error.errno != errors.EEXIST:
+                self.delete_link(name)
+            raise
+
+    def limit_rate(self, name: str, rate: int, limit: int, buffer: int, burst: int = 0) -> None:
+        """Give a link a token bucket for what it sends, see ``ops.LimitRate``. KernelError with EEXIST when it has a qdisc."""
+        words = f"cannot limit the rate of {name}"
+        fields = {**self._at(name), "handle": qdiscs.TBF_HANDLE}
+        attrs = qdiscs.tbf_attrs(rate, limit, buffer, burst)
+        try:
+            self._wire.run(words, Request(m.RTM_NEWQDISC, m.NLM_F_CREATE | m.NLM_F_EXCL, fields, attrs))
+        except KernelError as error:
+            if error.errno == errors.ENOENT:
+                lacks = "it lacks CONFIG_NET_SCH_TBF (module sch_tbf)"
+                raise UnsupportedField(f"{words}: this kernel has no token bucket", lacks) from error
+            raise
+
+    def unlimit_rate(self, name: str) -> bool:
+        """Take the token bucket from a link; False when it was gone already."""
+        return self._drop_qdisc(f"cannot take the rate limit from {name}", name, qdiscs.ROOT, qdiscs.TBF_HANDLE)
+
+    def redirect(self, name: str, to: str) -> None:
+        """Have all that comes in by a link leave by another. KernelError with EEXIST when it has an ingress qdisc."""
+        words = f"cannot redirect what comes in by {name} to {to}"
+        index, target = self._index(name), self._index(to)
+        at = {"index": index, "parent": qdiscs.INGRESS, "handle": qdiscs.INGRESS_HANDLE}
+        own = Request(m.RTM_NEWQDISC, m.NLM_F_CREATE | m.NLM_F_EXCL, at, [["TCA_KIND", "ingress"]])
+        rule = {"index": index, **qdiscs.redirect_fields()}
+        lead = Request(m.RTM_NEWTFILTER, m.NLM_F_CREATE | m.NLM_F_EXCL, rule, qdiscs.redirect_attrs(target))
+        lacks = "it lacks one of CONFIG_NET_SCH_INGRESS, CONFIG_NET_CLS_U32, CONFIG_NET_ACT_MIRRED"
+        made = False
+        try:
+            self._wire.run(words, own)
+            made = True
+            self._wire.run(words, lead)  # a message of its own: it must not get into somebody else's ingress
+        except KernelError as error:
+            if made:
+                self.drop_redirect(name)
+            if error.errno == errors.ENOENT:
+                raise UnsupportedField(f"{words}: this kernel cannot", lacks) from error
+            raise
+
+    def drop_redirect(self, name: str) -> bool:
+        """Take a link's ingress qdisc with its filters; False when it was gone already."""
+        return self._drop_qdisc(f"cannot remove the ingress qdisc of {name}", name, qdiscs.INGRESS, qdiscs.INGRESS_HANDLE)
+
     # The wire.
+
+    def _at(self, name: str) -> dict[str, int]:
+        return {"index": self._index(name), "parent": qdiscs.ROOT}
+
+    def _drop_qdisc(self, words: str, name: str, parent: int, handle: int) -> bool:
+        index = self._index(name, must=False)
+        if not index or self._qdisc(name, index, parent) is None:
+            return False
+        return self._remove(words, Request(m.RTM_DELQDISC, 0, {"index": index, "parent": parent, "handle": handle}, []))
+
+    def _refusal(self, request: Request) -> int:
+        """The number of the error by which the kernel refuses what it cannot do."""
+        try:
+            self._wire.run("asked", request)
+        except KernelError as error:
+            return error.errno
+        return 0
 
     def _link(self, attrs: list[Any], index: int, words: str) -> Link | None:
         message = self._told(attrs, index, words)

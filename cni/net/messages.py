@@ -4,9 +4,10 @@ Only its message definitions are wanted here, but ``import pyroute2`` runs the p
 asyncio and ssl, 95 ms at every plugin call. ``_load`` therefore registers the package's name with its path alone, so that the
 modules of definitions load without it, in 17 ms. The socket is ``cni.net.netlink``'s.
 
-Numbers, kinds and layouts are pyroute2's; the bytes are packed and cut here. Its classes do that for every message there is, in
-thousands of steps: encoding took 0.03 to 0.12 ms for a request, decoding 0.2 ms for a link with its sixty attributes, of which
-a dozen is wanted; together more than half of a warm ADD. ``tests/contract/test_messages.py`` compares the two, byte for byte.
+Numbers, kinds and layouts are pyroute2's, those of traffic control ``cni.net.qdiscs``'; the bytes are packed and cut here.
+pyroute2's classes do that for every message there is, in thousands of steps: encoding took 0.03 to 0.12 ms for a request,
+decoding 0.2 ms for a link with its sixty attributes, of which a dozen is wanted; together more than half of a warm ADD.
+``tests/contract/test_messages.py`` compares the two, byte for byte.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from socket import AF_INET, AF_INET6, inet_pton
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from cni.net import qdiscs
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -25,9 +28,11 @@ RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK, RTM_SETLINK = 16, 17, 18, 19
 RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
 RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
 RTM_NEWNEIGH, RTM_GETNEIGH = 28, 30
+RTM_NEWQDISC, RTM_DELQDISC, RTM_GETQDISC = 36, 37, 38
+RTM_NEWTFILTER, RTM_GETTFILTER = 44, 46
 
 NLMSG_ERROR, NLMSG_DONE = 2, 3
-NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP_INTR, NLM_F_DUMP = 0x1, 0x4, 0x10, 0x300
+NLM_F_REQUEST, NLM_F_ACK, NLM_F_ECHO, NLM_F_DUMP_INTR, NLM_F_DUMP = 0x1, 0x4, 0x8, 0x10, 0x300
 NLM_F_CAPPED, NLM_F_ACK_TLVS = 0x100, 0x200
 NLM_F_REPLACE, NLM_F_EXCL, NLM_F_CREATE = 0x100, 0x200, 0x400
 
@@ -84,6 +89,7 @@ CLASSES = {
     RTM_GETROUTE: ROUTE,
     RTM_NEWNEIGH: NEIGHBOUR,
     RTM_GETNEIGH: NEIGHBOUR,
+    **dict.fromkeys((RTM_NEWQDISC, RTM_DELQDISC, RTM_GETQDISC, RTM_NEWTFILTER, RTM_GETTFILTER), qdiscs.Definitions),
 }
 
 
@@ -97,7 +103,7 @@ def _definitions() -> dict[str, tuple[int, str]]:
     within_info = (info.bridge_data, info.bridge_slave_data, info.veth_data, info.macvlan_data, VLAN)
     within_link = (info, *within_info, LINK.af_spec_bridge)
     found = dict(_NEWER)
-    for definitions in (LINK, *within_link, ADDRESS, ROUTE, ROUTE.metrics, NEIGHBOUR):
+    for definitions in (LINK, *within_link, ADDRESS, ROUTE, ROUTE.metrics, NEIGHBOUR, qdiscs.Definitions, qdiscs.Options):
         for place, entry in enumerate(definitions.nla_map):
             number, name, kind = entry if len(entry) == 3 else (place, *entry)
             found[name] = number, kind
@@ -116,7 +122,9 @@ class _Layout:
         return self.struct.pack(*[fields.get(name, 0) for name in self.names])
 
 
-_LAYOUTS: dict[Any, _Layout] = {definitions: _Layout(definitions) for definitions in (LINK, ADDRESS, ROUTE, NEIGHBOUR)}
+_LAYOUTS: dict[Any, _Layout] = {
+    definitions: _Layout(definitions) for definitions in (LINK, ADDRESS, ROUTE, NEIGHBOUR, qdiscs.Definitions)
+}
 
 
 def _number(code: str) -> Callable[[int], bytes]:
@@ -136,6 +144,8 @@ _WRITERS: dict[str, Callable[[Any], bytes]] = {
     "uint8": _number("B"),
     "uint16": _number("H"),
     "uint32": _number("I"),
+    "uint64": _number("Q"),
+    "bytes": bytes,
     "netns_fd": _number("I"),
     "asciiz": lambda text: text.encode("utf-8", "surrogateescape") + b"\0",
     "lladdr": lambda text: bytes.fromhex(text.replace(":", "")),

@@ -406,5 +406,75 @@ class Announce(Op, frozen=True, kw_only=True):
         return f"announce the addresses of {self.ifname}"
 
 
+class CreateIfb(Op, frozen=True, kw_only=True):
+    """Create a labelled ifb, up: a link by which what comes in by another can leave once more, so that it can be shaped.
+    ``key`` as in LimitRate.
+    """
+
+    name: str
+    mac: str
+    mtu: int
+    label: str
+    key: str
+
+    def describe(self) -> str:
+        return f"create ifb {self.name}, MTU {self.mtu}"
+
+    def inverse(self) -> Op | None:
+        return DeleteLink(side=HOST, name=self.name)
+
+
+class LimitRate(Op, frozen=True, kw_only=True):
+    """Give a link of the host a token bucket for what it sends. ``rate`` is in bytes a second, ``limit`` in bytes that may
+    wait, ``buffer`` is the bucket's size in ticks; ``burst``, where it is not 0, the size in bytes, which counts instead.
+    ``key`` is that of the configuration, for a kernel that has none.
+    """
+
+    name: str
+    rate: int
+    limit: int
+    buffer: int
+    burst: int = 0
+    key: str
+
+    def describe(self) -> str:
+        return f"limit what {self.name} sends to {self.rate} bytes a second"
+
+    def inverse(self) -> Op | None:
+        return UnlimitRate(name=self.name)
+
+
+class UnlimitRate(Op, frozen=True, kw_only=True):
+    """Take the token bucket from a link of the host; one that is gone already is fine."""
+
+    name: str
+
+    def describe(self) -> str:
+        return f"limit what {self.name} sends no longer"
+
+
+class Redirect(Op, frozen=True, kw_only=True):
+    """Have all that comes in by a link of the host leave by another. ``key`` as in LimitRate."""
+
+    name: str
+    to: str
+    key: str
+
+    def describe(self) -> str:
+        return f"redirect what comes in by {self.name} to {self.to}"
+
+    def inverse(self) -> Op | None:
+        return DropRedirect(name=self.name)
+
+
+class DropRedirect(Op, frozen=True, kw_only=True):
+    """Take the filters from what comes in by a link of the host; where there are none any more it is fine."""
+
+    name: str
+
+    def describe(self) -> str:
+        return f"redirect what comes in by {self.name} no longer"
+
+
 # A plan is a list of these and of the operations of cni.nft.ops.
 Plan = list[Any]

@@ -44,6 +44,21 @@ def look(call: Call, host: Host, prev: Result | None) -> Ends:
     return Ends(container, seen.addresses, host_end, seen.same_sandbox)
 
 
+def host_end(call: Call, host: Host, container: Link | None) -> Link | None:
+    """The host's end of a veth that any suite made: by the container's end, or by its label where that is gone. None for what
+    is no veth, and for one whose other end is not in the host's namespace, where its index may be another link's.
+    """
+    if container is None:
+        labelled = host.root.link(call.owner.host_veth)
+        return labelled if labelled is not None and labelled.alias == call.owner.label else None
+    if container.kind != "veth" or not container.peer_elsewhere:
+        return None
+    found = host.root.link_at(container.peer_index)
+    if found is None or found.kind != "veth" or not found.peer_elsewhere or found.peer_index != container.index:
+        return None
+    return None if found.alias.startswith(PREFIX + "/") and found.alias != call.owner.label else found
+
+
 def addresses(call: Call, ends: Ends, known: Result | None) -> tuple[Cidr, ...]:
     """The attachment's addresses by ``known``, the lease or prevResult; for DEL also what is really there, because prevResult
     may be missing, or of an earlier attachment of the name.

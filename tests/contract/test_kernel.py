@@ -14,11 +14,14 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 from cni.net.execute import execute
+from cni.net.facts import Filter, Qdisc, Shaping
 from cni.net.host import Doors, Host
 from cni.net.kernel import Kernel
 from cni.net.ops import HOST, CreateMacvlan
+from cni.net.qdiscs import INGRESS_HANDLE, TBF_HANDLE
+from cni.net.shaping import bucket, problems
 from cni.spec.addresses import is_v6, parse_cidr, parse_ip
-from cni.spec.errors import CNIError, KernelError, UnsupportedField
+from cni.spec.errors import CNIError, KernelError, TryAgain, UnsupportedField
 from cni.spec.result import Route
 from tests.contract.nft_node import inside
 from tests.fakes import FakeKernel, Machine
@@ -958,3 +961,100 @@ def test_numbers_of_requests_begin_anew(node: Node) -> None:
     found, sequence = inside(node, work)
     assert found[-1] == [f"{end}{count}" for end in "ab" for count in range(4)] + ["lo"]
     assert sequence < 100
+
+
+# -- shaping --
+
+
+def test_a_new_link_is_not_shaped(lab: Lab) -> None:
+    lab.veth()
+    for name in ("veth1", "lo", "none"):
+        assert lab.root.shaping(name) == Shaping()
+
+
+@pytest.mark.parametrize(
+    ("rate", "limit", "buffer", "burst"),
+    [
+        (1_000_000, 125_000, 1_562_500, 0),
+        (100, 27, 3_906_250, 0),
+        (5_000_000_000, 175_000_000, 156_250, 0),
+        (0xFFFFFFFF, 1000, 1000, 0),
+    ],
+)
+def test_a_rate_limit_comes_and_goes(lab: Lab, rate: int, limit: int, buffer: int, burst: int) -> None:
+    lab.veth()
+    lab.root.limit_rate("veth1", rate, limit, buffer, burst)
+    assert lab.root.shaping("veth1") == Shaping(Qdisc("tbf", TBF_HANDLE, rate, limit, buffer))
+    if lab.judge is not None:
+        [told] = observe.qdiscs(lab.judge, "veth1")
+        assert (told["kind"], told["handle"], told["root"], told["options"]["rate"]) == ("tbf", "1:", True, rate)
+        assert int(told["options"]["burst_raw"], 16) == buffer
+    assert number(lambda: lab.root.limit_rate("veth1", 1, 1, 1)) == errno.EEXIST
+    assert lab.root.unlimit_rate("veth1") is True
+    assert lab.root.shaping("veth1") == Shaping()
+    assert lab.root.unlimit_rate("veth1") is False
+    assert lab.root.unlimit_rate("none") is False
+
+
+def test_a_burst_in_bytes(lab: Lab) -> None:
+    """The kernel makes ticks of it; a size of more than 32 bits of ticks is there all the same."""
+    lab.veth()
+    wanted = bucket(1_000_000, 2_147_483_647)
+    lab.root.limit_rate("veth1", wanted.rate, wanted.limit, wanted.buffer, wanted.burst)
+    assert problems("veth1", wanted, lab.root.shaping("veth1").root) == []
+
+
+def test_a_rate_limit_of_nothing(lab: Lab) -> None:
+    lab.veth()
+    assert number(lambda: lab.root.limit_rate("veth1", 0, 100, 100)) == errno.EINVAL
+    assert number(lambda: lab.root.limit_rate("veth1", 100, 100, 0)) == errno.EINVAL
+    assert number(lambda: lab.root.limit_rate("none", 100, 100, 100)) == errno.ENODEV
+    assert lab.root.shaping("veth1") == Shaping()
+
+
+def test_a_redirect_comes_and_goes(lab: Lab) -> None:
+    lab.veth()
+    lab.root.create_ifb("ifb7", HOST_MAC, 1400, "podwire/n/c/eth0")
+    ifb = must(lab.root.link("ifb7"))
+    assert (ifb.kind, ifb.mac, ifb.mtu, ifb.up, ifb.alias) == ("ifb", HOST_MAC, 1400, True, "podwire/n/c/eth0")
+    lab.root.redirect("veth1", "ifb7")
+    wanted = Shaping(None, Qdisc("ingress", INGRESS_HANDLE), (Filter("u32", True, ifb.index),))
+    assert lab.root.shaping("veth1") == wanted
+    if lab.judge is not None:
+        [rule] = observe.filters(lab.judge, "veth1")
+        assert (rule["protocol"], rule["pref"], rule["options"]["match"]["mask"]) == ("all", 1, "0")
+        [action] = rule["options"]["actions"]
+        assert (action["mirred_action"], action["direction"], action["to_dev"]) == ("redirect", "egress", "ifb7")
+    assert number(lambda: lab.root.redirect("veth1", "ifb7")) == errno.EEXIST
+    lab.root.limit_rate("veth1", 1000, 1000, 15_625_000)
+    assert lab.root.delete_link("ifb7")
+    found = lab.root.shaping("veth1")
+    assert (found.filters, found.root) == ((Filter("u32", True, 0),), Qdisc("tbf", TBF_HANDLE, 1000, 1000, 15_625_000))
+    assert lab.root.drop_redirect("veth1") is True
+    assert lab.root.shaping("veth1") == Shaping(found.root)
+    assert lab.root.drop_redirect("veth1") is False
+    assert lab.root.drop_redirect("none") is False
+    assert number(lambda: lab.root.redirect("veth1", "none")) == errno.ENODEV
+
+
+def test_an_ifb_whose_name_is_taken(lab: Lab) -> None:
+    lab.veth()
+    before = must(lab.root.link("veth1"))
+    with pytest.raises(TryAgain):
+        lab.root.create_ifb("veth1", HOST_MAC, 1400, "podwire/of/somebody/else")
+    assert lab.root.link("veth1") == before
+
+
+def test_an_ifb_without_room_for_its_label(lab: Lab) -> None:
+    """Nothing stays of one that could not be labelled."""
+    with pytest.raises(KernelError):
+        lab.root.create_ifb("ifb7", HOST_MAC, 1400, "x" * 300)
+    assert lab.root.link("ifb7") is None
+
+
+def test_asking_what_the_kernel_has(lab: Lab) -> None:
+    before = [link.name for link in lab.root.links()]
+    assert (lab.root.knows_qdisc("tbf"), lab.root.knows_qdisc("no-such")) == (True, False)
+    assert (lab.root.knows_link("ifb"), lab.root.knows_link("no-such")) == (True, False)
+    assert [link.name for link in lab.root.links()] == before
+    assert lab.root.shaping("lo") == Shaping()

@@ -61,8 +61,8 @@ class Mixed:
             (mixed / "host-local").symlink_to(ipam / "host-local")
             self.paths[name] = str(mixed)
 
-    def network(self, plugin: Config, name: str = "net", version: str = "1.0.0") -> str:
-        return self.runtime.network({"cniVersion": version, "name": name, "plugins": [plugin]})
+    def network(self, *plugins: Config, name: str = "net", version: str = "1.0.0") -> str:
+        return self.runtime.network({"cniVersion": version, "name": name, "plugins": list(plugins)})
 
     def call(self, whose: str, verb: str, netns: str, network: str = "net") -> Config:
         return self.runtime.call(verb, network, netns, path=self.paths[whose])
@@ -110,7 +110,7 @@ def test_one_adds_the_other_checks_and_deletes(mixed: Mixed, name: str, adder: s
 @pytest.mark.parametrize("adder", ["ours", "go"])
 @pytest.mark.parametrize("keys", [{}, {"snat": False}, {"markMasqBit": 5}], ids=str)
 def test_ports_by_iptables(mixed: Mixed, keys: Config, adder: str) -> None:
-    """One publishes ports, the other takes them back. (The Go plugin's CHECK looks for rules of IPv6 where the pod has none.)"""
+    """One publishes ports, the other takes them back. (The Go plugin's CHECK looks for rules of IPv6 in any case.)"""
     ipam = {"type": "host-local", "subnet": "10.44.0.0/24"}
     portmap = {"type": "portmap", "capabilities": {"portMappings": True}, "backend": "iptables", **keys}
     mixed.runtime.network({"cniVersion": "1.0.0", "name": "net", "plugins": [{"type": "ptp", "ipam": ipam}, portmap]})
@@ -139,6 +139,42 @@ def _go_spoof_skeleton(mixed: Mixed, name: str) -> list[str]:
     kept = [entry for entry in kept if "podwire" not in json.dumps(entry)]
     assert all("rule" not in entry and "cni-br-iface" not in json.dumps(entry) for entry in kept)
     return [f"new in nft: {entry}" for entry in sorted(json.dumps(entry, sort_keys=True) for entry in kept)]
+
+
+LIMITS: dict[str, Config] = {
+    "ingress": {"ingressRate": 8_000_000, "ingressBurst": 800_000},
+    "egress": {"egressRate": 16_000_000, "egressBurst": 1_600_000},
+    "odd": {"ingressRate": 12_345_678, "ingressBurst": 7_654_321, "egressRate": 10_000_019, "egressBurst": 1_000_003},
+    "large": {"ingressRate": 50_000_000_000, "ingressBurst": 400_000_000},
+    # What runtimes give for Kubernetes' annotations. More ticks than 32 bits hold.
+    "annotations": {"runtimeConfig": {"bandwidth": {"ingressRate": 1_000_000, "ingressBurst": 2_147_483_647}}},
+}
+
+
+@pytest.mark.parametrize("version", ["0.4.0", "1.0.0"])
+@pytest.mark.parametrize("adder", ["ours", "go"])
+@pytest.mark.parametrize("name", LIMITS)
+def test_limits_of_one_for_the_other(mixed: Mixed, name: str, adder: str, version: str) -> None:
+    """bandwidth: numbers, names and results are the same."""
+    mixed.network(NETWORKS["ptp"], {"type": "bandwidth", **LIMITS[name]}, version=version)
+    netns = mixed.pod()
+    before = snapshot(mixed.node)
+    mixed.call(adder, "add", netns)
+    for whose in (adder, other(adder)):
+        mixed.call(whose, "check", netns)
+    mixed.call(other(adder), "del", netns)
+    assert leftovers(before, snapshot(mixed.node)) == []
+
+
+@pytest.mark.parametrize("adder", ["ours", "go"])
+def test_limits_without_a_result_cache(mixed: Mixed, adder: str) -> None:
+    """The other's DEL has no prevResult, as of version 0.3.1."""
+    mixed.network(NETWORKS["ptp"], {"type": "bandwidth", **LIMITS["egress"]}, version="0.3.1")
+    netns = mixed.pod()
+    before = snapshot(mixed.node)
+    mixed.call(adder, "add", netns)
+    mixed.call(other(adder), "del", netns)
+    assert leftovers(before, snapshot(mixed.node)) == []
 
 
 @pytest.mark.parametrize("version", ["0.3.1", "0.4.0"])

@@ -60,6 +60,19 @@ def default_gateways(node: Node, *, pod: str | None = None) -> set[str]:
     return {str(route.get("gateway", route["dev"])) for route in routes(node, pod=pod) if route["dst"] == "default"}
 
 
+def qdiscs(node: Node, device: str = "") -> list[Json]:
+    """Queueing disciplines that somebody gave a device, or any, with their numbers (`tc -j qdisc`)."""
+    where = ("dev", device) if device else ()
+    told = json.loads(node.run("tc", "-j", "-d", "-r", "qdisc", "show", *where).stdout or b"[]")
+    return [qdisc for qdisc in told if qdisc["handle"] != "0:"]
+
+
+def filters(node: Node, device: str) -> list[Json]:
+    """The filters of what comes in by a device (`tc -j filter`), without the tables that they are in."""
+    told = json.loads(node.run("tc", "-j", "-d", "filter", "show", "dev", device, "parent", "ffff:").stdout or b"[]")
+    return [rule for rule in told if "actions" in rule.get("options", {})]
+
+
 def bridge_port(node: Node, device: str) -> Json:
     """The bridge port flags of a device (`bridge -d link`): master, hairpin, isolated ..."""
     out = json.loads(node.run("bridge", "-j", "-d", "link", "show", "dev", device).stdout or b"[]")
@@ -135,6 +148,9 @@ def snapshot(node: Node, *, with_files: bool = True) -> Json:
     }
     if with_files:
         seen["files"] = {path: content for path, content in files(node).items() if "/last_reserved_ip." not in path}
+    seen["qdiscs"] = [json.dumps(qdisc, sort_keys=True) for qdisc in qdiscs(node)]
+    ingresses = {qdisc["dev"] for qdisc in map(json.loads, seen["qdiscs"]) if qdisc["kind"] in ("ingress", "clsact")}
+    seen["filters"] = {device: [json.dumps(rule) for rule in filters(node, device)] for device in sorted(ingresses)}
     for pod in (None, *node.pods):
         where = pod or "node"
         seen[f"{where} links"] = {link["ifname"]: _link_facts(link) for link in ip(node, "-d", "addr", "show", pod=pod)}

@@ -29,6 +29,7 @@ CHANGES = (
     (FakeKernel, ("create_bridge", "create_veth", "set_link", "delete_link", "add_address", "delete_address")),
     (FakeKernel, ("create_macvlan", "adopt")),
     (FakeKernel, ("add_route", "set_vlans", "admit_vlan", "create_vlan", "add_neighbour", "set_next_hop", "drop_next_hop")),
+    (FakeKernel, ("create_ifb", "limit_rate", "unlimit_rate", "redirect", "drop_redirect")),
     (FakeNft, ("run",)),
     (FakeIptables, ("restore",)),
     (FakeHost, ("write_sysctls",)),
@@ -49,7 +50,11 @@ NODES = [
     {"podCIDR": "fd00:1:0:1::/64", "via": "fd00:2::2"},
 ]
 
-# What attachments are made of, for the suites that let every step of every plan fail.
+INGRESS = {"ingressRate": 8_000_000, "ingressBurst": 800_000}
+EGRESS = {"egressRate": 16_000_000, "egressBurst": 1_600_000}
+
+# What attachments are made of, for the suites that let every step of every plan fail. "after" is the configuration that has to
+# be called before that of a chained plugin.
 CONFIGS: dict[str, dict[str, Any]] = {
     "layer-2": {},
     "layer-2-down": {"disableContainerInterface": True},
@@ -91,6 +96,9 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "bcqueuelen": 500,
     },
     "ptp-iptables": {"type": "ptp", "ipam": DUAL, "ipMasq": True, "ipMasqBackend": "iptables"},
+    "bandwidth": {"type": "bandwidth", "after": {"type": "ptp", "ipam": V4}, **INGRESS, **EGRESS},
+    "bandwidth-ingress": {"type": "bandwidth", "after": {"ipam": V4, "isGateway": True}, **INGRESS},
+    "bandwidth-egress": {"type": "bandwidth", "after": {"ipam": DUAL}, "runtimeConfig": {"bandwidth": EGRESS}},
 }
 
 
@@ -141,6 +149,14 @@ class Runtime:
         assert self.machine.at_work == []
         assert self.machine.open_fds == 0
         return reply
+
+    def ready(self, keys: Config, netns: str, **env: str) -> Config:
+        """A configuration of CONFIGS that can be called for a pod: of a chained plugin with the result of the one before it."""
+        keys = dict(keys)
+        first = keys.pop("after", None)
+        if first is None:
+            return self.config(**keys)
+        return self.config(**keys, prevResult=self.add(self.config(**first), netns, **env))
 
     def add(self, config: Config, netns: str, **env: str) -> Config:
         """An ADD that must succeed; its result."""

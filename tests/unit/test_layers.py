@@ -25,7 +25,10 @@ IMPURE = ("os", "socket", "subprocess", "time", "logging", "sys", "ctypes", "sel
 SPEC = ("cni.spec",)
 PURE_NET = tuple(
     f"cni.net.{name}"
-    for name in ("ops", "facts", "configure", "gateway", "inside", "macvlan", "nodes", "routed", "verify", "veth", "vlans")
+    for name in (
+        *("ops", "facts", "configure", "gateway", "inside", "macvlan", "nodes", "qdiscs", "routed", "shaping", "verify"),
+        *("veth", "vlans"),
+    )
 )
 PURE_NFT = tuple(
     f"cni.nft.{name}"

@@ -79,14 +79,14 @@ def test_help_of_the_agent() -> None:
 
 # Mistakes.
 
-known = sorted([*PLUGINS, *PROVIDERS])
+KNOWN = sorted([*PLUGINS, *PROVIDERS])
 
 
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("nonsense",), f"no command or plugin 'nonsense'; known: {', '.join(known)}, agent"),
-        (("",), "there is no command or plugin ''; known: bridge"),
+        (("nonsense",), f"no command or plugin 'nonsense'; known: {', '.join(KNOWN)}, agent"),
+        (("",), f"there is no command or plugin ''; known: {KNOWN[0]}"),
         (("--nonsense",), "No such option '--nonsense'"),
         (("agent", "--nonsense"), "No such option '--nonsense'"),
         (("agent", "bridge"), "Got unexpected extra argument (bridge)"),
@@ -187,7 +187,7 @@ def test_shells_complete_plugins_and_commands() -> None:
         return [line.partition(",")[2] for line in ask(**env).output.splitlines()]
 
     assert completed("podwire ", 1) == [*sorted(NAMES), "agent"]
-    assert completed("podwire b", 1) == ["bridge"]
+    assert completed("podwire br", 1) == ["bridge"]
     assert completed("podwire agent --log-level w", 3) == ["warning"]
 
 

@@ -143,6 +143,23 @@ TABLE: list[tuple[Any, str, Any]] = [
         "announce the addresses of eth0",
         None,
     ),
+    (
+        ops.CreateIfb(name="bwp1", mac="02::3", mtu=1400, label="podwire/n/c/eth0", key="egressRate"),
+        "create ifb bwp1, MTU 1400",
+        ops.DeleteLink(side=HOST, name="bwp1"),
+    ),
+    (
+        ops.LimitRate(name="veth1", rate=1000, limit=25, buffer=7, key="ingressRate"),
+        "limit what veth1 sends to 1000 bytes a second",
+        ops.UnlimitRate(name="veth1"),
+    ),
+    (ops.UnlimitRate(name="veth1"), "limit what veth1 sends no longer", None),
+    (
+        ops.Redirect(name="veth1", to="bwp1", key="egressRate"),
+        "redirect what comes in by veth1 to bwp1",
+        ops.DropRedirect(name="veth1"),
+    ),
+    (ops.DropRedirect(name="veth1"), "redirect what comes in by veth1 no longer", None),
     (rules.RunNft(text="t", what="change a rule"), "change a rule", None),
     (
         rules.RunNft(text="t", undo="u", what="change a rule"),
