@@ -22,7 +22,8 @@ class Case(msgspec.Struct, frozen=True):
 
     ``leases``: how many others the networks have to begin with; several numbers are several networks. ``share``: how many
     rounds of a single call one round of this case stands for, so that ``--rounds`` suits all. ``pause``: seconds of quiet
-    before each call.
+    before each call. ``chain``: the plugins that follow in the list; a call is then one of each, as a runtime makes them.
+    ``ports``: how many ports of each pod are published.
     """
 
     name: str
@@ -35,6 +36,8 @@ class Case(msgspec.Struct, frozen=True):
     pods: int = 1
     share: int = 1
     pause: float = 0.0
+    chain: tuple[dict[str, Any], ...] = ()
+    ports: int = 0
 
     def title(self, leases: int) -> str:
         """What the measures of one network begin with."""
@@ -72,6 +75,9 @@ _IPAM = {"type": "host-local", "routes": [{"dst": "0.0.0.0/0"}]}
 _BRIDGE = {"type": "bridge", "isGateway": True, "ipam": _IPAM}
 # 1.1.1 of the reference only knows iptables; each peer runs its own default.
 _MASQUERADE = {**_BRIDGE, "ipMasq": True}
+# What kind writes on its nodes, and what podman ships as its default network.
+_PORTMAP = {"type": "portmap", "capabilities": {"portMappings": True}}
+_KIND = {"type": "ptp", "ipMasq": False, "mtu": 1500, "ipam": _IPAM}
 _IPAM_ONLY = {"type": "bridge", "ipam": _IPAM}
 _ALL = ("ADD", "CHECK", "DEL")
 _PEERS_AND_FLOOR = (RESIDENT, ONE_SHOT, REFERENCE, FLOOR)
@@ -85,6 +91,9 @@ CASES = (
     Case("bridge + host-local", _BRIDGE, verbs=_ALL, lanes=_PEERS_AND_FLOOR, pods=_IN_A_ROW, share=4),
     Case("with ipMasq", _MASQUERADE, verbs=_ALL, lanes=_PEERS_AND_FLOOR, pods=_IN_A_ROW, share=4),
     Case("with ipMasq, after a pause", _MASQUERADE, verbs=("ADD", "DEL"), share=2, pause=0.3),
+    Case(
+        "kind's list, two ports", _KIND, plugin="ptp", verbs=("ADD", "DEL"), pods=_IN_A_ROW, share=4, chain=(_PORTMAP,), ports=2
+    ),
     # The reference 1.1.1 knows no STATUS.
     Case("STATUS", {**_BRIDGE, "cniVersion": "1.1.0"}, verbs=("STATUS",), lanes=(RESIDENT, ONE_SHOT)),
     Case("host-local", _IPAM_ONLY, plugin="host-local", verbs=("ADD", "DEL"), leases=(_FEWEST, 1_000, 10_000, _MOST)),
@@ -98,6 +107,7 @@ AIMS = {
     "bridge + host-local: ADD": Aim(0.4),
     "with ipMasq: ADD": Aim(0.15),
     "with ipMasq: DEL": Aim(0.5),
+    "kind's list, two ports: ADD": Aim(0.2),
     "100 pods with ipMasq: ADDs per second, 8 at once": Aim(4, least=True),
     "100 pods with ipMasq: 100 DELs at once": Aim(0.15),
 }

@@ -51,7 +51,7 @@ def find(ours: Path, reference: Path, links: Path) -> tuple[Peer, ...]:
     if not bundled:
         if not SHIM.exists():
             raise Failed(f"no native client in {ours}, and none at {SHIM} (make shim)")
-        for plugin in ("bridge", "host-local"):
+        for plugin in ("bridge", "ptp", "portmap", "firewall", "tuning", "host-local"):
             (links / plugin).symlink_to(SHIM)
     return (
         Peer(

@@ -46,45 +46,61 @@ class Lane:
 
     def __init__(self, number: int, peer: Peer, case: Case, leases: int, pods: Sequence[str], data: Path) -> None:
         self.name, self.verbs, self.leases = peer.name, case.verbs, leases
-        self._program = f"{peer.folder}/{case.plugin}"
+        self._plugins = (case.plugin, *(member["type"] for member in case.chain))
+        self._folder, self._ports, self._first_port = peer.folder, case.ports, 20_000 + 1_000 * number
         self._env = {**peer.env, "CNI_PATH": peer.folder, "CNI_IFNAME": "eth0", "PATH": PATH}
         self._pods = pods
         self._containers = [""] * len(pods)
         self._files = Path(f"/run/bench/{number}")
         self._files.mkdir(parents=True)
         network = f"bench-{number}"
-        self._config: dict[str, Any] = {"cniVersion": "1.0.0", "name": network, **case.config}
+        common = {"cniVersion": "1.0.0", "name": network}
+        self._config: dict[str, Any] = {**common, **case.config}
         if "ipam" in case.config:
             ranges = [[{"subnet": f"10.{number + 1}.0.0/16"}]]
-            self._config |= {"bridge": network, "ipam": {**case.config["ipam"], "ranges": ranges, "dataDir": str(data)}}
+            self._config["ipam"] = {**case.config["ipam"], "ranges": ranges, "dataDir": str(data)}
+            self._config |= {"bridge": network} if case.config["type"] == "bridge" else {}
             _fill(data / network, IPv4Address(f"10.{number + 1}.255.254"), leases)
+        self._chain = [{**common, **member} for member in case.chain]
         (self._files / "config").write_bytes(msgspec.json.encode(self._config))
 
-    def call(self, verb: str, pod: int = 0) -> calls.Call:
-        """A call for a pod. ADD is for a new container, the others are for that of the last ADD, and get its result."""
-        stdin, stdout = self._files / "config", self._files / f"said-{pod}"
-        answer = self._files / f"answer-{pod}"
+    def calls_for(self, verb: str, pod: int = 0) -> Iterator[calls.Call]:
+        """The calls for a pod: of the one plugin, or of each in the list, for DEL the last one first. ADD is for a new
+        container, the others are for that of the last ADD. Each gets the result of the ADD before it.
+        """
         if verb == "ADD":
             self._containers[pod] = os.urandom(32).hex()
-            stdout = answer
-        elif verb in ("CHECK", "DEL"):
-            stdin = self._files / f"config-{pod}"
-            stdin.write_bytes(msgspec.json.encode({**self._config, "prevResult": msgspec.Raw(answer.read_bytes())}))
         env = {**self._env, "CNI_COMMAND": verb, "CNI_CONTAINERID": self._containers[pod], "CNI_NETNS": self._pods[pod]}
-        return calls.Call(self._program, env, str(stdin), str(stdout))
+        answer = self._files / f"answer-{pod}"
+        members = list(zip(self._plugins, (self._config, *self._chain), strict=True))
+        for number, (plugin, config) in enumerate(members[::-1] if verb == "DEL" else members):
+            stdin, stdout = self._files / "config", self._files / f"said-{pod}"
+            if verb in ("CHECK", "DEL") or (verb == "ADD" and number):
+                stdin = self._files / f"config-{pod}"
+                given = {**config, "prevResult": msgspec.Raw(answer.read_bytes())}
+                stdin.write_bytes(msgspec.json.encode(self._with_ports(given, pod)))
+            yield calls.Call(f"{self._folder}/{plugin}", env, str(stdin), str(answer if verb == "ADD" else stdout))
+
+    def _with_ports(self, config: dict[str, Any], pod: int) -> dict[str, Any]:
+        """What a runtime passes to a plugin that declares the capability."""
+        if not config.get("capabilities", {}).get("portMappings"):
+            return config
+        first = self._first_port + pod * self._ports
+        mappings = [{"hostPort": first + at, "containerPort": 80 + at, "protocol": "tcp"} for at in range(self._ports)]
+        return {**config, "runtimeConfig": {"portMappings": mappings}}
 
     def once(self, verb: str, pod: int = 0) -> float:
-        """Seconds of one call for a pod."""
-        return calls.timed(self.call(verb, pod))
+        """Seconds of one call for a pod, or of one call of each plugin in the list."""
+        return sum(calls.timed(call) for call in self.calls_for(verb, pod))
 
     def add_all(self) -> float:
         """Seconds of adding all pods, by callers of which each starts a call when its last one has ended."""
-        every = [self.call("ADD", pod) for pod in range(len(self._pods))]
+        every = [call for pod in range(len(self._pods)) for call in self.calls_for("ADD", pod)]
         return calls.together(every[caller::CALLERS] for caller in range(CALLERS))
 
     def delete_all(self) -> float:
         """Seconds of deleting all pods, all of them at once."""
-        return calls.together([[self.call("DEL", pod)] for pod in range(len(self._pods))])
+        return calls.together([list(self.calls_for("DEL", pod)) for pod in range(len(self._pods))])
 
     def cycles(self, times: int) -> float:
         """Seconds of adding and deleting, ``times`` in all, by a caller for each pod."""
@@ -92,8 +108,8 @@ class Lane:
 
     def _cycle(self, pod: int, times: int) -> Iterator[calls.Call]:
         for _ in range(times):
-            yield self.call("ADD", pod)
-            yield self.call("DEL", pod)
+            yield from self.calls_for("ADD", pod)
+            yield from self.calls_for("DEL", pod)
 
 
 def _fill(folder: Path, last: IPv4Address, leases: int) -> None:
