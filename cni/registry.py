@@ -7,4 +7,5 @@ PLUGINS = {
     "host-gw": "cni.plugins.host_gw",
     "loopback": "cni.plugins.loopback",
     "ptp": "cni.plugins.ptp",
+    "tuning": "cni.plugins.tuning",
 }

@@ -11,8 +11,9 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from cni.net import ops
+from cni.net import backup, ops
 from cni.nft import ops as rules
+from cni.spec import sysctl
 from cni.spec.errors import CNIError, KernelError, UnsupportedField
 
 if TYPE_CHECKING:
@@ -167,6 +168,44 @@ def _set_sysctls(op: ops.SetSysctls, host: Host) -> bool:
     return True
 
 
+def _confirm_sysctls(op: ops.ConfirmSysctls, host: Host) -> bool:
+    seen = host.sysctls(ops.SANDBOX, [key for key, _ in op.values])
+    for key, value in op.values:
+        if not sysctl.same(seen.get(key, value), value):
+            raise CNIError(
+                f"sysctl {key} was set to {value!r}, and is {seen[key]!r}",
+                "if another sysctl of the configuration changes it, put that one before it; else write what the kernel tells",
+            )
+    return False
+
+
+def _tune_link(op: ops.TuneLink, host: Host) -> bool:
+    _TUNERS[op.key](host.kernel(ops.SANDBOX), op.name, op.value)
+    return True
+
+
+_TUNERS: dict[str, Callable[[Any, str, Any], None]] = {
+    backup.MAC: lambda kernel, name, value: kernel.set_mac(name, value),
+    backup.PROMISC: lambda kernel, name, value: kernel.set_link(name, promisc=value),
+    backup.MTU: lambda kernel, name, value: kernel.set_mtu(name, value),
+    backup.ALLMULTI: lambda kernel, name, value: kernel.set_link(name, allmulti=value),
+    backup.QUEUE: lambda kernel, name, value: kernel.set_queue(name, value),
+}
+
+
+def _write_file(op: ops.WriteFile, host: Host) -> bool:
+    host.write_file(op.path, op.content, op.before is None)
+    return True
+
+
+def _try(op: ops.Attempt, host: Host) -> bool:
+    try:
+        return APPLY[type(op.op)](op.op, host)
+    except CNIError as error:
+        op.notes.append(f"going on: {error}")
+        return False
+
+
 def _await_port(op: ops.AwaitPort, host: Host) -> bool:
     deadline = time.monotonic() + PORT_WAIT_S
     pause = 0.0001
@@ -239,6 +278,11 @@ APPLY: dict[type[Any], Callable[[Any, Host], bool]] = {
     ops.SetNextHop: _set_next_hop,
     ops.DropNextHop: lambda op, host: host.root.drop_next_hop(op.dst, op.via, op.metric),
     ops.SetSysctls: _set_sysctls,
+    ops.ConfirmSysctls: _confirm_sysctls,
+    ops.TuneLink: _tune_link,
+    ops.WriteFile: _write_file,
+    ops.RemoveFile: lambda op, host: host.remove_file(op.path),
+    ops.Attempt: _try,
     ops.AwaitPort: _await_port,
     ops.AwaitDad: _await_dad,
     ops.Announce: _announce,

@@ -9,7 +9,8 @@ from cni.spec.addresses import Cidr, Ip
 
 class Link(msgspec.Struct, frozen=True, kw_only=True):
     """A network interface. ``peer_index`` and ``peer_elsewhere`` tell a veth's other end: its index, and whether it is in
-    another namespace; ``master`` is the index of its bridge or 0."""
+    another namespace; ``master`` is the index of its bridge or 0; ``queue`` is the length of the queue of what is to be sent.
+    """
 
     index: int
     name: str
@@ -19,6 +20,8 @@ class Link(msgspec.Struct, frozen=True, kw_only=True):
     up: bool = False
     master: int = 0
     promisc: bool = False
+    allmulti: bool = False
+    queue: int = 0
     alias: str = ""
     peer_index: int = 0
     peer_elsewhere: bool = False

@@ -54,9 +54,18 @@ def worker(node: Node) -> Iterator[Worker]:
     return Worker(node)
 
 
-def config_of(name: str) -> dict[str, Any]:
-    """A configuration of the common table, of bridge unless it says otherwise, with its leases in the node's own folder."""
-    return {"cniVersion": "1.1.0", "name": "net", "type": "bridge", **CONFIGS[name]}
+def config_of(worker: Worker, name: str, pod: str, container_id: str = "c0ffee") -> dict[str, Any]:
+    """A configuration of the common table, of bridge unless it says otherwise, with its leases in the node's own folder. One
+    that comes `after` another has the result of that one's ADD.
+    """
+    common = {"cniVersion": "1.1.0", "name": "net", "type": "bridge"}
+    own = dict(CONFIGS[name])
+    after = own.pop("after", None)
+    if after is None:
+        return {**common, **own}
+    answer = worker.add({**common, **after}, pod, container_id)
+    assert answer["status"] == 0, answer
+    return {**common, **own, "prevResult": answer["result"]}
 
 
 def uplink(node: Node, name: str) -> None:
@@ -74,7 +83,9 @@ def uplink(node: Node, name: str) -> None:
 def fresh(node: Node, worker: Worker, name: str) -> None:
     """Nothing was ever there, but for folders and locks, and the tables that every call of iptables makes."""
     uplink(node, name)
-    assert worker.add(config_of(name), node.pod("first"), at=0)["failed"]
+    pod = node.pod("first")
+    at = int("after" in CONFIGS[name])  # a chained plugin's folder is made by its first step
+    assert worker.add(config_of(worker, name, pod, "first"), pod, "first", at)["failed"]
     if "iptables" in name:
         for tool in ("iptables", "ip6tables"):
             node.sh(f"{tool} -t nat -A POSTROUTING -j RETURN; {tool} -t nat -D POSTROUTING -j RETURN")
@@ -83,7 +94,8 @@ def fresh(node: Node, worker: Worker, name: str) -> None:
 def second(node: Node, worker: Worker, name: str) -> None:
     """Another pod of the network is there."""
     uplink(node, name)
-    answer = worker.add(config_of(name), node.pod("first"), "other")
+    pod = node.pod("first")
+    answer = worker.add(config_of(worker, name, pod, "other"), pod, "other")
     assert answer["status"] == 0, answer
 
 
@@ -133,7 +145,8 @@ def _leads_to_a_node(route: dict[str, Any]) -> bool:
 @pytest.mark.parametrize(("name", "before"), CASES, ids=str)
 def test_as_before(node: Node, worker: Worker, name: str, before: str) -> None:
     BEFORE[before](node, worker, name)
-    config, pod = config_of(name), node.pod("second")
+    pod = node.pod("second")
+    config = config_of(worker, name, pod)
     was = look(node)
     for at in range(100):
         answer = worker.add(config, pod, at=at)
@@ -154,7 +167,7 @@ def test_as_before_when_the_report_fails(node: Node, worker: Worker, before: str
     BEFORE[before](node, worker, "everything")
     pod = node.pod("second")
     was = look(node)
-    answer = worker.add(config_of("everything"), pod, at="report")
+    answer = worker.add(config_of(worker, "everything", pod), pod, at="report")
     assert (answer["status"], answer["failed"], answer["notes"]) == (1, "report", ""), answer
     found = [line for line in observe.difference(was, look(node)) if not line.startswith("/sysctls/net/ipv")]
     assert not found, "\n".join(found)
@@ -187,6 +200,7 @@ def main() -> None:
             "status": reply.status,
             "failed": failing.steps[-1] if failing.failed else "",
             "error": json.loads(reply.stdout) if reply.status else None,
+            "result": None if reply.status else json.loads(reply.stdout),
             "notes": reply.stderr,
         }
         sys.stdout.write(json.dumps(answer) + "\n")

@@ -27,10 +27,23 @@ OURS = '#!/bin/sh\nexec python3 -m cni {} "$@"\n'
 # cannot be pinned, or a pod's not be announced, is no failure.
 CHANGES = (
     (FakeKernel, ("create_bridge", "create_veth", "set_link", "delete_link", "add_address", "delete_address")),
-    (FakeKernel, ("add_route", "set_vlans", "admit_vlan", "create_vlan", "add_neighbour", "set_next_hop", "drop_next_hop")),
+    (
+        FakeKernel,
+        (
+            "set_mtu",
+            "set_queue",
+            "add_route",
+            "set_vlans",
+            "admit_vlan",
+            "create_vlan",
+            "add_neighbour",
+            "set_next_hop",
+            "drop_next_hop",
+        ),
+    ),
     (FakeNft, ("run",)),
     (FakeIptables, ("restore",)),
-    (FakeHost, ("write_sysctls",)),
+    (FakeHost, ("write_sysctls", "write_file", "remove_file")),
 )
 
 
@@ -48,7 +61,10 @@ NODES = [
     {"podCIDR": "fd00:1:0:1::/64", "via": "fd00:2::2"},
 ]
 
-# What attachments are made of, for the suites that let every step of every plan fail.
+SYSCTLS = {"net.core.somaxconn": "500", "net/ipv4/conf/IFNAME/arp_notify": "0", "net.ipv4.ip_local_port_range": "2000 60000"}
+
+# What attachments are made of, for the suites that let every step of every plan fail. ``after`` is the configuration of the
+# plugin before, whose result a chained one gets.
 CONFIGS: dict[str, dict[str, Any]] = {
     "layer-2": {},
     "layer-2-down": {"disableContainerInterface": True},
@@ -79,6 +95,18 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "host-gw": {"type": "host-gw", "ipam": V4},
     "host-gw-everything": {"type": "host-gw", "ipam": DUAL, "nodes": NODES, "ipMasq": True, "mtu": 1400},
     "host-gw-iptables": {"type": "host-gw", "ipam": DUAL, "nodes": NODES, "ipMasq": True, "ipMasqBackend": "iptables"},
+    "tuning-sysctls": {"type": "tuning", "sysctl": SYSCTLS, "after": {"ipam": V4}},
+    "tuning-link": {"type": "tuning", "mac": "02:00:00:00:00:99", "mtu": 1400, "after": {"type": "ptp", "ipam": V6}},
+    "tuning-everything": {
+        "type": "tuning",
+        "sysctl": SYSCTLS,
+        "mac": "02:00:00:00:00:99",
+        "mtu": 1300,
+        "promisc": True,
+        "allmulti": True,
+        "txQLen": 77,
+        "after": {"ipam": DUAL, "macspoofchk": True},
+    },
     "ptp-iptables": {"type": "ptp", "ipam": DUAL, "ipMasq": True, "ipMasqBackend": "iptables"},
 }
 
@@ -111,6 +139,13 @@ class Runtime:
         if ipam is not None:
             found["ipam"] = {**ipam, "dataDir": str(self.leases_folder)} if ipam.get("type") == "host-local" else ipam
         return found
+
+    def chained(self, keys: Config, netns: str, **env: str) -> Config:
+        """A configuration of `CONFIGS`; one that comes ``after`` another gets the result of that one's ADD."""
+        own = dict(keys)
+        after = own.pop("after", None)
+        result = self.add(self.config(**after), netns, **env) if after is not None else None
+        return self.config(**own) if result is None else {**self.config(**own), "prevResult": result}
 
     def call(self, verb: str, config: Config, netns: str = "", plugin: str = "", **env: str) -> Reply:
         """One call. Whatever it answers, no door may stay open and nobody at work."""

@@ -24,7 +24,8 @@ IMPURE = ("os", "socket", "subprocess", "time", "logging", "sys", "ctypes", "sel
 
 SPEC = ("cni.spec",)
 PURE_NET = tuple(
-    f"cni.net.{name}" for name in ("ops", "facts", "configure", "gateway", "nodes", "routed", "verify", "veth", "vlans")
+    f"cni.net.{name}"
+    for name in ("allowlist", "backup", "configure", "facts", "gateway", "nodes", "ops", "routed", "verify", "veth", "vlans")
 )
 PURE_NFT = tuple(
     f"cni.nft.{name}" for name in ("elements", "ops", "listing", "masq", "masq_iptables", "masquerade", "reference", "spoof")

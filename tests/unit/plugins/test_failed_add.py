@@ -42,7 +42,8 @@ def second(runtime: Runtime, keys: dict[str, Any]) -> None:
         runtime.machine.uplink()
         moved = [{**node, "via": node["via"].replace("192.0.2.2", "192.0.2.3")} for node in keys["nodes"]]
         keys = {**keys, "nodes": moved}
-    runtime.add(runtime.config(**keys), runtime.pod(), CNI_CONTAINERID="other")
+    pod = runtime.pod()
+    runtime.add(runtime.chained(keys, pod, CNI_CONTAINERID="other"), pod, CNI_CONTAINERID="other")
 
 
 def by_hand(runtime: Runtime, keys: dict[str, Any]) -> None:
@@ -88,7 +89,8 @@ ERRORS: tuple[Callable[[], Exception], ...] = (
 def test_as_before(runtime: Runtime, name: str, before: str, level: Callable[[Any, Failing], None]) -> None:
     keys = CONFIGS[name]
     BEFORE[before](runtime, keys)
-    config, pod = runtime.config(**keys), runtime.pod()
+    pod = runtime.pod()
+    config = runtime.chained(keys, pod)
     told = runtime.dump if before == "second" else partial(as_told, runtime)
 
     def look() -> str:
@@ -125,7 +127,8 @@ def fails_late(runtime: Runtime, name: str, before: str, module: Any, function: 
     """All steps are done, and then the result cannot be completed or printed."""
     keys = CONFIGS[name]
     BEFORE[before](runtime, keys)
-    config, pod = runtime.config(**keys), runtime.pod()
+    pod = runtime.pod()
+    config = runtime.chained(keys, pod)
     was = as_told(runtime)
     for error in ERRORS:
 
@@ -143,7 +146,7 @@ def fails_late(runtime: Runtime, name: str, before: str, module: Any, function: 
 @pytest.mark.parametrize("before", BEFORE)
 @pytest.mark.parametrize("name", CONFIGS)
 def test_as_before_when_the_report_fails(runtime: Runtime, name: str, before: str) -> None:
-    module = importlib.import_module(PLUGINS[runtime.config(**CONFIGS[name])["type"]])
+    module = importlib.import_module(PLUGINS[CONFIGS[name].get("type", "bridge")])
     fails_late(runtime, name, before, module, "report")
 
 
