@@ -302,7 +302,9 @@ class FakeKernel:
             near.vlans = [Vlan(1, True, True)] if self.machine.filters_vlans else []
 
     def set_mac(self, name: str, mac: str) -> None:
-        self._must(name, f"cannot set the hardware address of {name} to {mac}").mac = mac
+        link = self._must(name, f"cannot set the hardware address of {name} to {mac}")
+        link.mac = mac
+        link.neighbours.clear()
 
     def set_mtu(self, name: str, mtu: int) -> None:
         words = f"cannot set the MTU of {name} to {mtu}"

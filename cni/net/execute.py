@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from cni.net.host import Host
+    from cni.net.kernel import Kernel
 
 # The reference looks at the port after 0, 50, 500, 1000 and 1000 ms. The port opens within a millisecond, so look sooner, as
 # long.
@@ -180,8 +181,20 @@ def _confirm_sysctls(op: ops.ConfirmSysctls, host: Host) -> bool:
 
 
 def _tune_link(op: ops.TuneLink, host: Host) -> bool:
-    _TUNERS[op.key](host.kernel(ops.SANDBOX), op.name, op.value)
+    try:
+        _tune(op, host.kernel(ops.SANDBOX))
+    except Exception:
+        back = op.inverse()
+        if back is not None and op.neighbours:  # the address may be there already, without them
+            _tune(back, host.kernel(ops.SANDBOX))
+        raise
     return True
+
+
+def _tune(op: Any, kernel: Kernel) -> None:
+    _TUNERS[op.key](kernel, op.name, op.value)
+    for known in op.neighbours:
+        kernel.add_neighbour(op.name, known.address, known.mac)
 
 
 _TUNERS: dict[str, Callable[[Any, str, Any], None]] = {

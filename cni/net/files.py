@@ -155,7 +155,11 @@ def _replace(folder: int, name: str, content: bytes) -> None:
     other = name + NEXT
     _forget(folder, other)  # a killed process's
     _make(folder, other, content)
-    os.rename(other, name, src_dir_fd=folder, dst_dir_fd=folder)
+    try:
+        os.rename(other, name, src_dir_fd=folder, dst_dir_fd=folder)
+    except OSError:
+        _forget(folder, other)
+        raise
 
 
 def _forget(folder: int, name: str) -> None:

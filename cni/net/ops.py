@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from cni.net.facts import NeighbourSeen
 from cni.spec.addresses import Cidr, Ip
 from cni.spec.result import Route
 
@@ -357,19 +358,21 @@ class ConfirmSysctls(Op, frozen=True, kw_only=True):
 
 class TuneLink(Op, frozen=True, kw_only=True):
     """Change an attribute of a link in the sandbox that somebody else made: ``key`` is one of ``cni.net.backup``. ``before`` is
-    the value to go back to, None where there is no way back.
+    the value to go back to, None where there is no way back. ``neighbours`` are those that the link was told for good: with a
+    new hardware address the kernel forgets them, so they are told again.
     """
 
     name: str
     key: str
     value: str | int
     before: str | int | None = None
+    neighbours: tuple[NeighbourSeen, ...] = ()
 
     def describe(self) -> str:
         return f"set {self.key} of {self.name} in the sandbox to {self.value}"
 
     def inverse(self) -> Op | None:
-        return None if self.before is None else TuneLink(name=self.name, key=self.key, value=self.before)
+        return None if self.before is None else msgspec.structs.replace(self, value=self.before, before=self.value)
 
 
 class WriteFile(Op, frozen=True, kw_only=True):

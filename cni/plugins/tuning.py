@@ -15,7 +15,7 @@ from msgspec import Meta
 from cni.net import allowlist, backup
 from cni.net.backup import ALLMULTI, ATTRIBUTES, MAC, MTU, PROMISC, QUEUE, Backup, Own
 from cni.net.configure import check_mtu
-from cni.net.facts import Link
+from cni.net.facts import Link, NeighbourSeen
 from cni.net.ops import SANDBOX, Attempt, ConfirmSysctls, Plan, RemoveFile, SetSysctls, TuneLink, WriteFile
 from cni.net.verify import own as own_part
 from cni.nft import spoof
@@ -127,12 +127,20 @@ class Conf(NetConf, frozen=True, kw_only=True, rename="camel"):
         return found
 
 
+class AtMac(msgspec.Struct, frozen=True):
+    """What hangs on the hardware address, of an interface that is to have another: whether the pod may send from its own only,
+    and the neighbours that the interface was told for good, which the kernel forgets.
+    """
+
+    guarded: bool = False
+    neighbours: tuple[NeighbourSeen, ...] = ()
+
+
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
     """What a call sees. Parts that the verb does not need stay at their defaults.
 
     ``sysctls`` are those that can be read. ``raw`` is what the file of former values has, ``backup`` what that means;
-    ``foreign`` says that it is another attachment's. ``sandbox`` tells this sandbox from others, ``guarded`` whether the pod
-    may send from its own hardware address only, and is about to have another.
+    ``foreign`` says that it is another attachment's. ``sandbox`` tells this sandbox from others.
     """
 
     link: Link | None = None
@@ -141,7 +149,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     backup: Backup | None = None
     foreign: bool = False
     sandbox: str = ""
-    guarded: bool = False
+    at_mac: AtMac = AtMac()
 
 
 def parse(call: Call) -> Conf:
@@ -180,7 +188,7 @@ def look(conf: Conf, call: Call, host: Host, known: Result | None) -> Facts:
         raise CNIError(
             f"{path} has the former values of another attachment", "give this container another id, or remove the file"
         )
-    return msgspec.structs.replace(facts, raw=raw, backup=found, guarded=_guarded(call, host, link, attributes))
+    return msgspec.structs.replace(facts, raw=raw, backup=found, at_mac=_look_mac(call, host, link, attributes))
 
 
 def _look_del(conf: Conf, call: Call, host: Host) -> Facts:
@@ -200,22 +208,23 @@ def _look_del(conf: Conf, call: Call, host: Host) -> Facts:
     try:
         link = host.sandbox.link(call.ifname) if found.attributes else None
         facts = Facts(link=link, sysctls=host.sysctls(SANDBOX, found.sysctls), raw=raw, backup=found, sandbox=host.sandbox_name)
+        at_mac = _look_mac(call, host, link, found.attributes)
     except CNIError as error:
         call.notes.append(f"former values are not restored: {error}")
         return Facts(raw=raw, foreign=not found.is_of(call.owner))
-    guarded = _guarded(call, host, link, found.attributes)
-    return msgspec.structs.replace(facts, guarded=guarded, foreign=not found.is_of(call.owner))
+    return msgspec.structs.replace(facts, at_mac=at_mac, foreign=not found.is_of(call.owner))
 
 
-def _guarded(call: Call, host: Host, link: Link | None, attributes: dict[str, Any]) -> bool:
-    """Whether a pod that is to have another hardware address is held to the one that it has."""
-    if link is None or attributes.get(MAC, link.mac) == link.mac:
-        return False
+def _look_mac(call: Call, host: Host, link: Link | None, attributes: dict[str, Any]) -> AtMac:
+    """Nothing where the hardware address stays: then it costs nothing."""
+    if link is None or host.sandbox is None or attributes.get(MAC, link.mac) == link.mac:
+        return AtMac()
+    neighbours = host.sandbox.neighbours(call.ifname)
     try:
-        return spoof.guards(host, call.owner)
+        return AtMac(spoof.guards(host, call.owner), neighbours)
     except CNIError as error:
         call.notes.append(f"no MAC spoof check was looked for: {error}")
-        return False
+        return AtMac(False, neighbours)
 
 
 def plan_add(conf: Conf, call: Call, facts: Facts, lease: Result) -> tuple[Plan, Result]:
@@ -232,7 +241,7 @@ def plan_add(conf: Conf, call: Call, facts: Facts, lease: Result) -> tuple[Plan,
         raise ConfigError(wrong_mtu)
     plan: Plan = _plan_backup(conf, call, facts, attributes)
     if facts.link is not None:
-        plan += _plan_link(call.owner, call.ifname, facts.link, attributes, facts.guarded)
+        plan += _plan_link(call.owner, call.ifname, facts.link, attributes, facts.at_mac)
     for key, value in sysctls.items():
         before = ((key, facts.sysctls[key]),) if key in facts.sysctls else ()
         plan.append(SetSysctls(side=SANDBOX, values=((key, value),), must=True, before=before))
@@ -256,7 +265,7 @@ def plan_del(conf: Conf, call: Call, facts: Facts) -> Plan:
     seen, link = facts.backup, facts.link
     if seen is not None and seen.is_about(facts.sandbox, link.index if link is not None else 0):
         if link is not None:
-            plan += _plan_link(call.owner, call.ifname, link, seen.attributes, facts.guarded)
+            plan += _plan_link(call.owner, call.ifname, link, seen.attributes, facts.at_mac)
         plan += [
             SetSysctls(side=SANDBOX, values=((key, value),), must=True)
             for key, value in seen.sysctls.items()
@@ -341,14 +350,17 @@ def _plan_backup(conf: Conf, call: Call, facts: Facts, attributes: dict[str, Any
     return [WriteFile(path=backup.file_of(conf.folder, call.owner), content=backup.text(new), before=facts.raw)]
 
 
-def _plan_link(owner: Owner, ifname: str, link: Link, attributes: dict[str, Any], guarded: bool) -> Plan:
+def _plan_link(owner: Owner, ifname: str, link: Link, attributes: dict[str, Any], at_mac: AtMac) -> Plan:
     """Change what differs. A pod that may send from its own hardware address only may send from the new one beforehand."""
     now = backup.attributes_of(link)
     changes = [(key, value) for key, value in attributes.items() if value != now[key]]
     plan: Plan = []
-    if guarded and MAC in dict(changes):
+    if at_mac.guarded and MAC in dict(changes):
         plan.append(spoof.move(owner, link.mac, attributes[MAC]))
-    return plan + [TuneLink(name=ifname, key=key, value=value, before=now[key]) for key, value in changes]
+    for key, value in changes:
+        neighbours = at_mac.neighbours if key == MAC else ()
+        plan.append(TuneLink(name=ifname, key=key, value=value, before=now[key], neighbours=neighbours))
+    return plan
 
 
 def _result(call: Call, prev: Result, attributes: dict[str, Any]) -> Result:

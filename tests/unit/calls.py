@@ -96,7 +96,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "host-gw-everything": {"type": "host-gw", "ipam": DUAL, "nodes": NODES, "ipMasq": True, "mtu": 1400},
     "host-gw-iptables": {"type": "host-gw", "ipam": DUAL, "nodes": NODES, "ipMasq": True, "ipMasqBackend": "iptables"},
     "tuning-sysctls": {"type": "tuning", "sysctl": SYSCTLS, "after": {"ipam": V4}},
-    "tuning-link": {"type": "tuning", "mac": "02:00:00:00:00:99", "mtu": 1400, "after": {"type": "ptp", "ipam": V6}},
+    "tuning-link": {"type": "tuning", "mac": "02:00:00:00:00:99", "mtu": 1400, "after": {"type": "host-gw", "ipam": V4}},
     "tuning-everything": {
         "type": "tuning",
         "sysctl": SYSCTLS,
