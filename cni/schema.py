@@ -113,6 +113,9 @@ NARROWER: dict[tuple[str, str], Json] = {
     ("host-local", "ranges[]"): {"minItems": 1},
     ("host-local", "ranges[][]"): {"required": ["subnet"]},
     ("host-local", "ranges[][].subnet"): _SUBNET,
+    ("tuning", "mtu"): _MTU,
+    ("tuning", "args.cni.mtu"): _MTU,
+    ("tuning", "dataDir"): {"pattern": "^(/.*)?$"},
     ("static", "addresses[]"): {"required": ["address"]},
 }
 

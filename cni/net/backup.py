@@ -26,15 +26,19 @@ SUFFIX = ".json"
 # Attributes of an interface by the reference's names, which are those of the keys that change them.
 MAC, PROMISC, MTU, ALLMULTI, QUEUE = ATTRIBUTES = "mac", "promisc", "mtu", "allmulti", "txQLen"
 
+_MAC = "^([0-9a-fA-F]{2}(:[0-9a-fA-F]{2})+)?$"
 _Number = Annotated[int, Meta(ge=0, le=0x7FFFFFFF)]
 
 
 class Own(msgspec.Struct, frozen=True):
-    """What the reference does not note. ``index`` is 0 where no attribute of the interface was to be changed."""
+    """What the reference does not note. ``index`` is 0 where no attribute of the interface was to be changed; ``mac`` is the
+    hardware address that it was to have.
+    """
 
     owner: str = ""
     sandbox: str = ""
     index: int = 0
+    mac: Annotated[str, Meta(pattern=_MAC)] = ""
     sysctls: dict[str, str] = {}
 
 
@@ -65,7 +69,7 @@ class Backup(msgspec.Struct, frozen=True):
 class _File(msgspec.Struct, frozen=True):
     """The file as it is read. Absent and ``null`` are the same to the reference, and so are an empty mac and an mtu of 0."""
 
-    mac: Annotated[str, Meta(pattern="^([0-9a-fA-F]{2}(:[0-9a-fA-F]{2})+)?$", max_length=95)] | None = None
+    mac: Annotated[str, Meta(pattern=_MAC, max_length=95)] | None = None
     promisc: bool | None = None
     mtu: _Number | None = None
     allmulti: bool | None = None
@@ -111,6 +115,8 @@ def text(backup: Backup) -> bytes:
 def merged(new: Backup, old: Backup) -> Backup:
     """Both in one: where both have a value the older one is the original."""
     assert new.own is not None
-    old_index = old.own.index if old.own is not None else 0
-    own = msgspec.structs.replace(new.own, index=new.own.index or old_index, sysctls={**new.own.sysctls, **old.sysctls})
+    old_index, old_mac = (old.own.index, old.own.mac) if old.own is not None else (0, "")
+    own = msgspec.structs.replace(
+        new.own, index=new.own.index or old_index, mac=new.own.mac or old_mac, sysctls={**new.own.sysctls, **old.sysctls}
+    )
     return Backup({**new.attributes, **old.attributes}, own)

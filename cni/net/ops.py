@@ -369,7 +369,8 @@ class TuneLink(Op, frozen=True, kw_only=True):
     neighbours: tuple[NeighbourSeen, ...] = ()
 
     def describe(self) -> str:
-        return f"set {self.key} of {self.name} in the sandbox to {self.value}"
+        value = ("off", "on")[self.value] if isinstance(self.value, bool) else self.value
+        return f"set {self.key} of {self.name} in the sandbox to {value}"
 
     def inverse(self) -> Op | None:
         return None if self.before is None else msgspec.structs.replace(self, value=self.before, before=self.value)
@@ -398,7 +399,7 @@ class RemoveFile(Op, frozen=True, kw_only=True):
     why: str = ""
 
     def describe(self) -> str:
-        return f"remove {self.path}{self.why and ', '}{self.why}"
+        return ", ".join(part for part in (f"remove {self.path}", self.why) if part)
 
 
 class Attempt(Op, frozen=True, kw_only=True):

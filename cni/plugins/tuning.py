@@ -49,10 +49,10 @@ class CniArgs(msgspec.Struct, frozen=True, rename="camel"):
     OPEN: ClassVar[bool] = True
     sysctl: Sysctls = {}
     mac: Mac | None = None
-    mtu: int | None = None
-    promisc: bool | None = None
-    allmulti: bool | None = None
-    tx_q_len: Uint32 | None = None
+    mtu: Annotated[int | None, Meta(description="Instead of mtu.")] = None
+    promisc: Annotated[bool | None, Meta(description="Instead of promisc.")] = None
+    allmulti: Annotated[bool | None, Meta(description="Instead of allmulti.")] = None
+    tx_q_len: Annotated[Uint32 | None, Meta(description="Instead of txQLen.")] = None
 
 
 class Args(msgspec.Struct, frozen=True):
@@ -128,11 +128,13 @@ class Conf(NetConf, frozen=True, kw_only=True, rename="camel"):
 
 
 class AtMac(msgspec.Struct, frozen=True):
-    """What hangs on the hardware address, of an interface that is to have another: whether the pod may send from its own only,
-    and the neighbours that the interface was told for good, which the kernel forgets.
+    """What hangs on the hardware address of an interface that is to have another: whether the pod may send from its own only,
+    or from ``tuned``, which an ADD gave it or was about to; and the neighbours that the interface was told for good, which
+    the kernel forgets.
     """
 
     guarded: bool = False
+    tuned: str = ""
     neighbours: tuple[NeighbourSeen, ...] = ()
 
 
@@ -208,23 +210,23 @@ def _look_del(conf: Conf, call: Call, host: Host) -> Facts:
     try:
         link = host.sandbox.link(call.ifname) if found.attributes else None
         facts = Facts(link=link, sysctls=host.sysctls(SANDBOX, found.sysctls), raw=raw, backup=found, sandbox=host.sandbox_name)
-        at_mac = _look_mac(call, host, link, found.attributes)
+        at_mac = _look_mac(call, host, link, found.attributes, found.own.mac if found.own is not None else "")
     except CNIError as error:
         call.notes.append(f"former values are not restored: {error}")
         return Facts(raw=raw, foreign=not found.is_of(call.owner))
     return msgspec.structs.replace(facts, at_mac=at_mac, foreign=not found.is_of(call.owner))
 
 
-def _look_mac(call: Call, host: Host, link: Link | None, attributes: dict[str, Any]) -> AtMac:
+def _look_mac(call: Call, host: Host, link: Link | None, attributes: dict[str, Any], tuned: str = "") -> AtMac:
     """Nothing where the hardware address stays: then it costs nothing."""
-    if link is None or host.sandbox is None or attributes.get(MAC, link.mac) == link.mac:
+    if link is None or host.sandbox is None or MAC not in attributes or attributes[MAC] == link.mac == (tuned or link.mac):
         return AtMac()
     neighbours = host.sandbox.neighbours(call.ifname)
     try:
-        return AtMac(spoof.guards(host, call.owner), neighbours)
+        return AtMac(spoof.guards(host, call.owner), tuned, neighbours)
     except CNIError as error:
         call.notes.append(f"no MAC spoof check was looked for: {error}")
-        return AtMac(False, neighbours)
+        return AtMac(False, tuned, neighbours)
 
 
 def plan_add(conf: Conf, call: Call, facts: Facts, lease: Result) -> tuple[Plan, Result]:
@@ -340,7 +342,7 @@ def _plan_backup(conf: Conf, call: Call, facts: Facts, attributes: dict[str, Any
     index = facts.link.index if facts.link is not None else 0
     new = Backup(
         {key: now[key] for key in attributes},
-        Own(owner=call.owner.label, sandbox=facts.sandbox, index=index, sysctls=facts.sysctls),
+        Own(call.owner.label, facts.sandbox, index, str(attributes.get(MAC, "")), facts.sysctls),
     )
     old = facts.backup
     if old is not None and old.is_about(facts.sandbox, index):
@@ -355,8 +357,9 @@ def _plan_link(owner: Owner, ifname: str, link: Link, attributes: dict[str, Any]
     now = backup.attributes_of(link)
     changes = [(key, value) for key, value in attributes.items() if value != now[key]]
     plan: Plan = []
-    if at_mac.guarded and MAC in dict(changes):
-        plan.append(spoof.move(owner, link.mac, attributes[MAC]))
+    if at_mac.guarded:
+        former = tuple(dict.fromkeys(mac for mac in (link.mac, at_mac.tuned) if mac))
+        plan.append(spoof.move(owner, former, attributes[MAC]))
     for key, value in changes:
         neighbours = at_mac.neighbours if key == MAC else ()
         plan.append(TuneLink(name=ifname, key=key, value=value, before=now[key], neighbours=neighbours))

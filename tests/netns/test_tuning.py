@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.harness import observe
+from tests.harness.node import PATH
+from tests.harness.wrappers import ROOT, python
 from tests.netns.conftest import DUAL, V4, bridge, gateway, ptp
 
 if TYPE_CHECKING:
@@ -99,8 +101,10 @@ def tuned(lab: Lab, before: Config | None = None, **keys: Any) -> Chain:
 )
 def test_every_version(lab: Lab, version: str) -> None:
     """A chained plugin MUST output the prevResult, with the changes it made."""
-    it = tuned(lab, bridge(DUAL, version=version), **LINK, sysctl=SYSCTL)
-    assert it.link() == {**LINK, "txQLen": 1000}
+    it = Chain(lab, bridge(DUAL, version=version), **LINK, sysctl=SYSCTL)
+    was = it.link()
+    it.add()
+    assert it.link() == {**was, **LINK}
     assert (it.sysctl(ARP), it.sysctl(PORTS)) == ("1", SYSCTL["net.ipv4.ip_local_port_range"])
     before, after = it.first.result, it.it.result
     assert before is not None and after is not None
@@ -262,7 +266,6 @@ def test_a_sysctl_that_can_only_be_written(lab: Lab) -> None:
     it.it.delete().succeeded()
 
 
-@known("Without prevResult and without work to do ADD succeeds with nothing to tell.")
 @pytest.mark.usefixtures("own_promise")
 def test_without_prev_result(lab: Lab) -> None:
     config = {**bridge(), "type": "tuning", "mtu": 1300}
@@ -292,17 +295,14 @@ def allow(lab: Lab, text: str) -> None:
     lab.node.path("/etc/cni/tuning/allowlist.conf").write_text(text)
 
 
+LIST = known("The allow list is later than 1.1.1 of the plugins.")
+ALLOWED = ("^net.ipv4.conf.eth0.arp_filter$\n", "\n\nsomething\narp_\n", "^net\\.ipv4\\.conf\\.[a-z0-9]*\\.[[:alpha:]_]+$")
+NOT_ALLOWED = ("^net.ipv4.conf.eth1", "# everything\n^arp_filter", " arp_filter", "")
+
+
 @pytest.mark.parametrize(
     ("lines", "fine"),
-    [
-        ("^net.ipv4.conf.eth0.arp_filter$\n", True),
-        ("\n\nsomething\narp_\n", True),
-        ("^net\\.ipv4\\.conf\\.[a-z0-9]*\\.[[:alpha:]_]+$", True),
-        ("^net.ipv4.conf.eth1", False),
-        ("# everything\n^arp_filter", False),
-        (" arp_filter", False),
-        ("", False),
-    ],
+    [*((lines, True) for lines in ALLOWED), *(pytest.param(lines, False, marks=LIST) for lines in NOT_ALLOWED)],
 )
 def test_allow_list(lab: Lab, lines: str, fine: bool) -> None:
     """Where the node has an allow list, every name must match one of its patterns."""
@@ -547,6 +547,51 @@ def test_a_second_add_keeps_the_original_values(lab: Lab) -> None:
     assert it.backup()["mtu"] == 1500
     it.it.delete().succeeded()
     assert (it.link(), it.sysctl(ARP)) == was
+
+
+KILLED = """
+import json, os, signal, sys
+from cni.dispatch import dispatch
+from cni.net import execute
+
+def dying(apply):
+    def run(op, host):
+        global left
+        if not left:
+            os.kill(os.getpid(), signal.SIGKILL)
+        left -= 1
+        return apply(op, host)
+    return run
+
+left = int(sys.argv[1])
+for kind, apply in execute.APPLY.items():
+    execute.APPLY[kind] = dying(apply)
+reply = dispatch("tuning", os.environ, sys.stdin.buffer.read())
+assert reply.status == 0, reply
+"""
+
+
+@pytest.mark.usefixtures("own_promise")
+def test_killed_before_every_step(lab: Lab) -> None:
+    """DEL brings back what was changed by then, and a bridge that comes after it finds everything of its own."""
+    config = {**LINK, "txQLen": 77, "sysctl": SYSCTL}
+    for step in range(20):
+        it = Chain(lab, gateway(V4, macspoofchk=True), **config)
+        was = it.link(), it.sysctl(ARP), it.sysctl(PORTS)
+        env = {"CNI_COMMAND": "ADD", "CNI_CONTAINERID": it.first.container_id, "CNI_NETNS": it.first.netns}
+        env |= {"CNI_IFNAME": "eth0", "CNI_PATH": str(lab.plugins.folder), "PATH": PATH, "PYTHONPATH": str(ROOT)}
+        killed = lab.node.run(
+            python(), "-c", KILLED, str(step), stdin=json.dumps(it.it.config), env=env, check=False
+        ).returncode
+        assert killed in (0, -9, 137)
+        it.it.call("DEL", it.config).succeeded()
+        assert ((it.link(), it.sysctl(ARP), it.sysctl(PORTS)), it.backup()) == (was, None), f"step {step}"
+        it.first.check().succeeded()
+        it.first.call("DEL").succeeded()
+        assert it.first.leftovers() == [] and observe.mentions(lab.node, it.first.container_id, MAC) == []
+        if not killed:
+            break
+    assert step == 10
 
 
 @pytest.mark.usefixtures("own_promise")

@@ -122,7 +122,7 @@ def test_errors_echo_a_version_that_the_runtime_knows(verb: str, version: str) -
 
 def test_a_plugin_that_is_not_there() -> None:
     error = refused(dispatch("brigde", {**GOOD, "CNI_COMMAND": "STATUS"}, NET))
-    assert (error["code"], error["details"]) == (7, "known: bridge, host-gw, host-local, loopback, ptp, static")
+    assert (error["code"], error["details"]) == (7, "known: bridge, host-gw, host-local, loopback, ptp, static, tuning")
 
 
 # -- any failure, anywhere --
