@@ -245,7 +245,7 @@ def test_a_network_list_is_no_configuration_of_a_plugin(runtime: Runtime, verb: 
 # -- the sandbox --
 
 
-@pytest.mark.parametrize("plugin", ["bridge", "loopback", "ptp", "host-gw", "host-local"])
+@pytest.mark.parametrize("plugin", ["bridge", "loopback", "ptp", "host-gw", "tuning", "host-local"])
 @pytest.mark.parametrize("verb", ["ADD", "DEL", "CHECK"])
 def test_the_hosts_own_namespace_is_refused_before_anything_is_done(runtime: Runtime, verb: str, plugin: str) -> None:
     config = runtime.config(ipam=V4, prevResult={"ips": [], "interfaces": []})
