@@ -10,4 +10,5 @@ PLUGINS = {
     "macvlan": "cni.plugins.macvlan",
     "portmap": "cni.plugins.portmap",
     "ptp": "cni.plugins.ptp",
+    "tuning": "cni.plugins.tuning",
 }

@@ -125,6 +125,9 @@ NARROWER: dict[tuple[str, str], Json] = {
     ("host-local", "ranges[][].subnet"): _SUBNET,
     ("macvlan", "mode"): {"enum": ["", *MACVLAN_MODES]},
     ("macvlan", "bcqueuelen"): {"minimum": QUEUE_RANGE.start, "maximum": QUEUE_RANGE.stop - 1},
+    ("tuning", "mtu"): _MTU,
+    ("tuning", "args.cni.mtu"): _MTU,
+    ("tuning", "dataDir"): {"pattern": "^(/.*)?$"},
     ("static", "addresses[]"): {"required": ["address"]},
 }
 

@@ -48,6 +48,7 @@ LINK_SYSCTLS = {
     "net/ipv6/conf/{}/ndisc_notify": "0",
 }
 FORWARDING = {"net/ipv4/ip_forward": "0", "net/ipv6/conf/all/forwarding": "0"}
+OF_NAMESPACE = {**FORWARDING, "net/core/somaxconn": "4096", "net/ipv4/ip_local_port_range": "32768\t60999"}
 
 
 def refused(words: str, number: int, told: str = "") -> KernelError:
@@ -67,6 +68,8 @@ class FakeLink(msgspec.Struct, eq=False):
     up: bool = False
     master: int = 0
     promisc: bool = False
+    allmulti: bool = False
+    txqlen: int = 1000
     alias: str = ""
     peer: tuple[Namespace, FakeLink] | None = None
     lower: tuple[Namespace, FakeLink] | None = None  # of a macvlan
@@ -92,7 +95,7 @@ class Namespace:
         self.known: list[Namespace] = []
         self.on_top: list[tuple[Namespace, FakeLink]] = []  # macvlans, with where they are
         self.next_hops: dict[tuple[Cidr, int], Ip] = {}
-        self.sysctls = dict(FORWARDING)
+        self.sysctls = dict(OF_NAMESPACE)
         self._last_index = 0
         lo = self.add(FakeLink(0, "lo", "", "00:00:00:00:00:00", 65536))
         if lo_up:
@@ -176,6 +179,8 @@ class Namespace:
             up=link.up,
             master=link.master,
             promisc=link.promisc,
+            allmulti=link.allmulti,
+            txqlen=link.txqlen,
             alias=link.alias,
             peer_index=other[1].index if other else 0,
             peer_elsewhere=elsewhere,
@@ -199,9 +204,10 @@ class Namespace:
         for name in sorted(self.links):
             link = self.links[name]
             master = next((other.name for other in self.links.values() if other.index == link.master), "")
-            flags = ("up", "promisc", "vlan_filtering", "hairpin", "isolated")
+            flags = ("up", "promisc", "allmulti", "vlan_filtering", "hairpin", "isolated")
             told = [f"link {link.index} {name}", link.kind, link.mac, f"mtu {link.mtu}"]
             told += [flag for flag in flags if getattr(link, flag)]
+            told += [f"queue {link.txqlen}"] * (link.txqlen != 1000)
             told += [f"in {master}"] * bool(master) + [f"alias {link.alias}"] * bool(link.alias)
             if link.peer:
                 told.append(f"peer {link.peer[0].name}:{link.peer[1].name}")
@@ -219,7 +225,7 @@ class Namespace:
             yield from (f"  filter {rule}" for rule in link.shaping.filters)
             yield from sorted(f"  neighbour {address} {mac}" for address, mac in link.neighbours.items())
         yield from sorted(f"next hop of {dst} metric {metric}: {via}" for (dst, metric), via in self.next_hops.items())
-        defaults = FORWARDING | {key.format(name): value for key, value in LINK_SYSCTLS.items() for name in self.links}
+        defaults = OF_NAMESPACE | {key.format(name): value for key, value in LINK_SYSCTLS.items() for name in self.links}
         yield from (f"sysctl {key}={value}" for key, value in sorted(self.sysctls.items()) if value != defaults[key])
 
 
@@ -393,10 +399,29 @@ class FakeKernel:
         self.namespace.rename(link, new)
 
     def set_mac(self, name: str, mac: str) -> None:
-        self._must(name, f"cannot set the hardware address of {name} to {mac}").mac = mac
+        link = self._must(name, f"cannot set the hardware address of {name} to {mac}")
+        link.mac = mac
+        link.neighbours.clear()
+
+    def set_mtu(self, name: str, mtu: int) -> None:
+        words = f"cannot set the MTU of {name} to {mtu}"
+        link = self._must(name, words)
+        if not 68 <= mtu <= 65535:
+            raise refused(
+                words, errno.EINVAL, f"mtu {'greater' if mtu > 68 else 'less'} than device {'max' if mtu > 68 else 'min'}imum"
+            )
+        link.mtu = mtu
+
+    def set_queue(self, name: str, length: int) -> None:
+        self._must(name, f"cannot set the queue length of {name} to {length}").txqlen = length
 
     def set_link(
-        self, name: str, up: bool | None = None, promisc: bool | None = None, vlan_filtering: bool | None = None
+        self,
+        name: str,
+        up: bool | None = None,
+        promisc: bool | None = None,
+        vlan_filtering: bool | None = None,
+        allmulti: bool | None = None,
     ) -> None:
         words = f"cannot change link {name}"
         link = self._must(name, words)
@@ -410,6 +435,8 @@ class FakeKernel:
             siblings = [it for _, it in link.lower[0].on_top if it.lower == link.lower and it is not link and it.up]
             if link.mac in (link.lower[1].mac, *(sibling.mac for sibling in siblings)):
                 raise refused(words, errno.EADDRINUSE)
+        if allmulti is not None:
+            link.allmulti = allmulti
         if up is not None:
             self.namespace.switch(link, up)
 
@@ -1039,13 +1066,13 @@ class FakeIptables:
                 comment = tokens[2]
                 del tokens[:3]
             elif word in self._MATCHES:
-                expr.append({"xt": f"{word} {tokens.pop(0)}"})
+                expr.append({"xt": {"type": "match", "name": f"{word} {tokens.pop(0)}"}})
             elif word == "-j":
                 target = tokens.pop(0)
                 if target in ("ACCEPT", "MASQUERADE"):
                     expr.append({target.lower(): None})
                 elif target in ("DNAT", "MARK"):
-                    expr.append({"xt": f"{target} {' '.join(tokens)}"})
+                    expr.append({"xt": {"type": "target", "name": f"{target} {tokens}"}})
                     tokens.clear()
                 elif target in nat.chains:
                     expr.append({"jump": {"target": target}})
@@ -1096,8 +1123,29 @@ class FakeHost:
             elif must:
                 raise refused(f"cannot set sysctl {key} to {value}", errno.ENOENT)
 
-    def file(self, path: str) -> bytes | None:
+    def sysctls(self, side: Side, keys: Iterable[str]) -> dict[str, str]:
+        return {key: value for key in keys if (value := self.sysctl(side, key)) is not None}
+
+    def file(self, path: str, follow: bool = True) -> bytes | None:
         return self.machine.files.get(path)
+
+    def files(self, folder: str) -> list[str]:
+        return sorted(path[len(folder) + 1 :] for path in self.machine.files if path.rpartition("/")[0] == folder)
+
+    def write_file(self, path: str, content: bytes, new: bool) -> None:
+        if new and path in self.machine.files:
+            raise refused(f"cannot write {path}", errno.EEXIST)
+        self.machine.files[path] = content
+
+    def remove_file(self, path: str) -> bool:
+        return self.machine.files.pop(path, None) is not None
+
+    def unwritable(self, folder: str) -> str:
+        return self.machine.unwritable
+
+    @property
+    def sandbox_name(self) -> str:
+        return "" if self.sandbox is None else self.sandbox.namespace.name
 
     def is_sandbox(self, path: str) -> bool:
         return self.sandbox is not None and self.machine.pods.get(path) is self.sandbox.namespace
@@ -1122,7 +1170,7 @@ class FakeHost:
             self.sandbox_fd = None
 
     def _sysctls(self, side: Side, key: str) -> dict[str, str]:
-        known = [*FORWARDING, *(re.escape(name).replace(r"\{\}", "[^/]+") for name in LINK_SYSCTLS)]
+        known = [*OF_NAMESPACE, *(re.escape(name).replace(r"\{\}", "[^/]+") for name in LINK_SYSCTLS)]
         assert any(re.fullmatch(name, key) for name in known), f"the fake does not know sysctl {key}"
         return self.kernel(side).namespace.sysctls
 
@@ -1140,6 +1188,8 @@ class Machine:
         self.rules = Ruleset()
         self.pods: dict[str, Namespace] = {}
         self.files: dict[str, bytes] = {}
+        # Why no file could be made, for STATUS.
+        self.unwritable = ""
         self.at_work: list[Any] = []
         # What duplicate address detection will find, for the test of the failure.
         self.duplicates: tuple[Cidr, ...] = ()
@@ -1205,5 +1255,6 @@ class Machine:
         for namespace in (self.root, *self.pods.values()):
             told += [f"namespace {namespace.name}", *(f"  {line}" for line in namespace.dump())]
         told += [*self.rules.dump()]
+        told += [f"file {path} {content!r}" for path, content in sorted(self.files.items())]
         told += [f"at work: {len(self.at_work)}"] if self.at_work else []
         return "\n".join(told) + "\n"

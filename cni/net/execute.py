@@ -12,14 +12,16 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from cni.net import macvlan, ops
+from cni.net import backup, macvlan, ops
 from cni.nft import ops as rules
+from cni.spec import sysctl
 from cni.spec.errors import CNIError, KernelError, UnsupportedField
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from cni.net.host import Host
+    from cni.net.kernel import Kernel
     from cni.spec.addresses import Ip
 
 # The reference looks at the port after 0, 50, 500, 1000 and 1000 ms. The port opens within a millisecond, so look sooner, as
@@ -201,6 +203,56 @@ def _set_sysctls(op: ops.SetSysctls, host: Host) -> bool:
     return True
 
 
+def _confirm_sysctls(op: ops.ConfirmSysctls, host: Host) -> bool:
+    seen = host.sysctls(ops.SANDBOX, [key for key, _ in op.values])
+    for key, value in op.values:
+        if not sysctl.same(seen.get(key, value), value):
+            raise CNIError(
+                f"sysctl {key} was set to {value!r}, and is {seen[key]!r}",
+                "if another sysctl of the configuration changes it, put that one before it; else write what the kernel tells",
+            )
+    return False
+
+
+def _tune_link(op: ops.TuneLink, host: Host) -> bool:
+    try:
+        _tune(op, host.kernel(ops.SANDBOX))
+    except Exception:
+        back = op.inverse()
+        if back is not None and op.neighbours:  # the address may be there already, without them
+            _tune(back, host.kernel(ops.SANDBOX))
+        raise
+    return True
+
+
+def _tune(op: Any, kernel: Kernel) -> None:
+    _TUNERS[op.key](kernel, op.name, op.value)
+    for known in op.neighbours:
+        kernel.add_neighbour(op.name, known.address, known.mac)
+
+
+_TUNERS: dict[str, Callable[[Any, str, Any], None]] = {
+    backup.MAC: lambda kernel, name, value: kernel.set_mac(name, value),
+    backup.PROMISC: lambda kernel, name, value: kernel.set_link(name, promisc=value),
+    backup.MTU: lambda kernel, name, value: kernel.set_mtu(name, value),
+    backup.ALLMULTI: lambda kernel, name, value: kernel.set_link(name, allmulti=value),
+    backup.QUEUE: lambda kernel, name, value: kernel.set_queue(name, value),
+}
+
+
+def _write_file(op: ops.WriteFile, host: Host) -> bool:
+    host.write_file(op.path, op.content, op.before is None)
+    return True
+
+
+def _try(op: ops.Attempt, host: Host) -> bool:
+    try:
+        return APPLY[type(op.op)](op.op, host)
+    except CNIError as error:
+        op.notes.append(f"going on: {error}")
+        return False
+
+
 def _await_port(op: ops.AwaitPort, host: Host) -> bool:
     deadline = time.monotonic() + PORT_WAIT_S
     pause = 0.0001
@@ -320,6 +372,11 @@ APPLY: dict[type[Any], Callable[[Any, Host], bool]] = {
     ops.SetNextHop: _set_next_hop,
     ops.DropNextHop: lambda op, host: host.root.drop_next_hop(op.dst, op.via, op.metric),
     ops.SetSysctls: _set_sysctls,
+    ops.ConfirmSysctls: _confirm_sysctls,
+    ops.TuneLink: _tune_link,
+    ops.WriteFile: _write_file,
+    ops.RemoveFile: lambda op, host: host.remove_file(op.path),
+    ops.Attempt: _try,
     ops.AwaitPort: _await_port,
     ops.AwaitDad: _await_dad,
     ops.Announce: _announce,

@@ -14,8 +14,9 @@ class Link(msgspec.Struct, frozen=True, kw_only=True):
     """A network interface.
 
     ``peer_index`` tells a veth's other end, or the interface that a macvlan is on, and ``peer_elsewhere`` whether that is in
-    another namespace, known here by the number ``peer_netns``; ``master`` is the index of its bridge or 0. ``mode`` and
-    ``queue`` are a macvlan's: how it treats its siblings, and the broadcast queue it asks for, None on a kernel without such.
+    another namespace, known here by the number ``peer_netns``; ``master`` is the index of its bridge or 0; ``txqlen`` is the
+    length of the queue of what is to be sent. ``mode`` and ``queue`` are a macvlan's: how it treats its siblings, and the
+    broadcast queue it asks for, None on a kernel without such.
     """
 
     index: int
@@ -26,6 +27,8 @@ class Link(msgspec.Struct, frozen=True, kw_only=True):
     up: bool = False
     master: int = 0
     promisc: bool = False
+    allmulti: bool = False
+    txqlen: int = 0
     alias: str = ""
     peer_index: int = 0
     peer_elsewhere: bool = False

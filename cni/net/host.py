@@ -8,27 +8,24 @@ from __future__ import annotations
 
 import fcntl
 import os
-import stat
 from _thread import allocate_lock
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from cni.net import netns
+from cni.net import files, netns
 from cni.net.kernel import Kernel
 from cni.net.ops import Side
 from cni.net.removal import Removals
-from cni.spec.errors import CNIError, KernelError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from cni.nft.apply import Nft
     from cni.nft.conntrack import Conntrack
     from cni.nft.iptables import Iptables
 
 # Where calls tell each other that they are at work; see Host.work and Host.alone.
 LOCK_FOLDER = "/run/podwire"
-
-# As much as a configuration may have.
-FILE_LIMIT = 1 << 20
 
 
 class Doors:
@@ -135,29 +132,34 @@ class Host:
         """Write sysctls on a side; see ``netns.write_sysctls``."""
         netns.write_sysctls(self._fd(side), values, must)
 
-    def file(self, path: str) -> bytes | None:
-        """A file of the host, None where there is none. KernelError for what cannot be read, is no file, or is too large."""
-        words = f"cannot read {path}"
-        try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe must not hold us up
-        except FileNotFoundError:
-            return None
-        except ValueError as error:
-            raise CNIError(f"{words!r}: {error}") from error
-        except OSError as error:
-            raise KernelError(words, error) from error
-        try:
-            if not stat.S_ISREG(os.fstat(fd).st_mode):
-                raise CNIError(f"{words}: it is no file")
-            with open(fd, "rb", closefd=False) as file:
-                raw = file.read(FILE_LIMIT + 1)
-        except OSError as error:
-            raise KernelError(words, error) from error
-        finally:
-            os.close(fd)
-        if len(raw) > FILE_LIMIT:
-            raise CNIError(f"{words}: it is larger than {FILE_LIMIT} bytes")
-        return raw
+    def sysctls(self, side: Side, keys: Iterable[str]) -> dict[str, str]:
+        """The values of several sysctls; see ``netns.read_sysctls``."""
+        return netns.read_sysctls(self._fd(side), keys)
+
+    def file(self, path: str, follow: bool = True) -> bytes | None:
+        """A file of the host, None where there is none; see ``files.read``."""
+        return files.read(path, follow)
+
+    def files(self, folder: str) -> list[str]:
+        """The names in a folder of the host."""
+        return files.names(folder)
+
+    def write_file(self, path: str, content: bytes, new: bool) -> None:
+        """Make a file of the host, or give it new content; see ``files.write``."""
+        files.write(path, content, new)
+
+    def remove_file(self, path: str) -> bool:
+        """Remove a file of the host; False when it was gone already."""
+        return files.remove(path)
+
+    def unwritable(self, folder: str) -> str:
+        """Why no file could be made in a folder of the host; empty when one could."""
+        return files.unwritable(folder)
+
+    @property
+    def sandbox_name(self) -> str:
+        """What tells the sandbox from the others that there are now; empty without one."""
+        return "" if self.sandbox_fd is None else "{}:{}".format(*netns.identity(self.sandbox_fd))
 
     def is_sandbox(self, path: str) -> bool:
         """Whether a path leads to this call's sandbox."""

@@ -18,6 +18,7 @@ from cni.net.facts import MACVLAN_MODES, Shaping
 from cni.net.netlink import Request, Wire, failure
 from cni.net.ops import RTPROT_PODWIRE, RTPROT_STATIC
 from cni.net.seen import (
+    IFF_ALLMULTI,
     IFF_PROMISC,
     IFF_UP,
     RTN_UNICAST,
@@ -337,16 +338,30 @@ class Kernel:
         """Set a link's hardware address."""
         self._wire.run(f"cannot set the hardware address of {name} to {mac}", _change(name, [["IFLA_ADDRESS", mac]]))
 
+    def set_mtu(self, name: str, mtu: int) -> None:
+        """Set a link's MTU."""
+        self._wire.run(f"cannot set the MTU of {name} to {mtu}", _change(name, [["IFLA_MTU", mtu]]))
+
+    def set_queue(self, name: str, length: int) -> None:
+        """Set how many packets may wait to be sent by a link."""
+        self._wire.run(f"cannot set the queue length of {name} to {length}", _change(name, [["IFLA_TXQLEN", length]]))
+
     def set_link(
-        self, name: str, up: bool | None = None, promisc: bool | None = None, vlan_filtering: bool | None = None
+        self,
+        name: str,
+        up: bool | None = None,
+        promisc: bool | None = None,
+        vlan_filtering: bool | None = None,
+        allmulti: bool | None = None,
     ) -> None:
         """Switch flags of a link; None leaves one alone."""
         attrs: list[Any] = []
         if vlan_filtering is not None:
             data = [["IFLA_BR_VLAN_FILTERING", int(vlan_filtering)]]
             attrs.append(["IFLA_LINKINFO", {"attrs": [["IFLA_INFO_KIND", "bridge"], ["IFLA_INFO_DATA", {"attrs": data}]]}])
-        flags = sum(bit for bit, on in ((IFF_UP, up), (IFF_PROMISC, promisc)) if on)
-        change = sum(bit for bit, on in ((IFF_UP, up), (IFF_PROMISC, promisc)) if on is not None)
+        switched = ((IFF_UP, up), (IFF_PROMISC, promisc), (IFF_ALLMULTI, allmulti))
+        flags = sum(bit for bit, on in switched if on)
+        change = sum(bit for bit, on in switched if on is not None)
         request = _change(name, attrs)
         request.fields.update({"flags": flags, "change": change})
         try:

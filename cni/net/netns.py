@@ -17,13 +17,16 @@ from typing import TYPE_CHECKING
 from cni.spec.errors import CNIError, EnvError, KernelError, UnknownSandbox
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 # /proc/thread-self names the calling thread, which may sit in another namespace than the process's first one.
 OWN = "/proc/thread-self/ns/net"
 
 # A FIFO in the place of a sandbox must not make anybody wait.
 OPEN_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+
+# A list of reserved ports may be long.
+_LONGEST_VALUE = 1 << 16
 
 _CLONE_NEWNET = 0x40000000
 _NS_GET_NSTYPE = 0xB703
@@ -128,11 +131,23 @@ def read_sysctl(fd: int | None, key: str) -> str | None:
             return None
 
 
+def read_sysctls(fd: int | None, keys: Iterable[str]) -> dict[str, str]:
+    """The values of several sysctls, without those that the kernel lacks or that can only be written."""
+    found: dict[str, str] = {}
+    with entered(fd):
+        for key in keys:
+            try:
+                found[key] = read_here(key)
+            except OSError:
+                continue
+    return found
+
+
 def read_here(key: str) -> str:
     """A sysctl of the namespace we are in."""
     descriptor = os.open("/proc/sys/" + key, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        return os.read(descriptor, 4096).decode("utf-8", "replace").rstrip("\n")
+        return os.read(descriptor, _LONGEST_VALUE).decode("utf-8", "replace").rstrip("\n")
     finally:
         os.close(descriptor)
 
@@ -140,7 +155,7 @@ def read_here(key: str) -> str:
 def _write_here(key: str, value: str) -> None:
     descriptor = os.open("/proc/sys/" + key, os.O_WRONLY | os.O_CLOEXEC)
     try:
-        os.write(descriptor, value.encode())
+        os.write(descriptor, value.encode() or b"\n")  # nothing at all would be no write
     finally:
         os.close(descriptor)
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from cni.net.facts import NeighbourSeen
 from cni.spec.addresses import Cidr, Ip
 from cni.spec.result import Route
 
@@ -370,6 +371,73 @@ class SetSysctls(Op, frozen=True, kw_only=True):
 
     def inverse(self) -> Op | None:
         return SetSysctls(side=self.side, values=self.before) if self.before else None
+
+
+class ConfirmSysctls(Op, frozen=True, kw_only=True):
+    """Fail if a sysctl of the sandbox is not what it was set to: the kernel made something else of the value, or one that was
+    set later changed it. Those that can only be written are passed over.
+    """
+
+    values: tuple[tuple[str, str], ...]
+
+    def describe(self) -> str:
+        return "read the sysctls in the sandbox back"
+
+
+class TuneLink(Op, frozen=True, kw_only=True):
+    """Change an attribute of a link in the sandbox that somebody else made: ``key`` is one of ``cni.net.backup``. ``before`` is
+    the value to go back to, None where there is no way back. ``neighbours`` are those that the link was told for good: with a
+    new hardware address the kernel forgets them, so they are told again.
+    """
+
+    name: str
+    key: str
+    value: str | int
+    before: str | int | None = None
+    neighbours: tuple[NeighbourSeen, ...] = ()
+
+    def describe(self) -> str:
+        value = ("off", "on")[self.value] if isinstance(self.value, bool) else self.value
+        return f"set {self.key} of {self.name} in the sandbox to {value}"
+
+    def inverse(self) -> Op | None:
+        return None if self.before is None else msgspec.structs.replace(self, value=self.before, before=self.value)
+
+
+class WriteFile(Op, frozen=True, kw_only=True):
+    """Make a small file, or give it new content. ``before`` is what it had, None where there was no file."""
+
+    path: str
+    content: bytes
+    before: bytes | None = None
+
+    def describe(self) -> str:
+        return f"write {self.path}"
+
+    def inverse(self) -> Op | None:
+        if self.before is None:
+            return RemoveFile(path=self.path)
+        return WriteFile(path=self.path, content=self.before, before=self.content)
+
+
+class RemoveFile(Op, frozen=True, kw_only=True):
+    """Remove a file; one that is gone already is fine. ``why`` says whose it was."""
+
+    path: str
+    why: str = ""
+
+    def describe(self) -> str:
+        return ", ".join(part for part in (f"remove {self.path}", self.why) if part)
+
+
+class Attempt(Op, frozen=True, kw_only=True):
+    """An operation whose failure is a remark among ``notes``, and none of the call."""
+
+    op: Any
+    notes: list[str]
+
+    def describe(self) -> str:
+        return f"{self.op.describe()}, if possible"
 
 
 class AwaitPort(Op, frozen=True, kw_only=True):

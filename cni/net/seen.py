@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from cni.net.messages import Attributes, Message
     from cni.spec.addresses import Cidr, Ip
 
-IFF_UP, IFF_PROMISC = 0x1, 0x100
+IFF_UP, IFF_PROMISC, IFF_ALLMULTI = 0x1, 0x100, 0x200
 RTN_UNICAST, RTN_LOCAL = 1, 2
 
 # IF_OPER_*, by their numbers (RFC 2863).
@@ -44,6 +44,8 @@ def link_of(message: Message) -> Link:
         up=bool(flags & IFF_UP),
         master=message.number("IFLA_MASTER"),
         promisc=bool(flags & IFF_PROMISC),
+        allmulti=bool(flags & IFF_ALLMULTI),
+        txqlen=message.number("IFLA_TXQLEN"),
         alias=message.text("IFLA_IFALIAS"),
         peer_index=message.number("IFLA_LINK"),
         peer_elsewhere=message.raw("IFLA_LINK_NETNSID") is not None,

@@ -248,8 +248,10 @@ def apply_settle_iptables(op: SettleIptables, iptables: Iptables) -> None:
     if op.text:
         try:
             return iptables.restore(op.v6, op.text, op.what)
-        except CNIError:
-            pass  # another call made what both need; if it was something else, it will be told again
+        except CNIError as error:
+            if "exist" not in error.details:
+                raise
+            # another call made what both need
     text = op.answer(iptables.save(op.v6))
     return iptables.restore(op.v6, text, op.what) if text else None
 

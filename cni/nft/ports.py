@@ -36,6 +36,7 @@ import msgspec
 
 from cni.nft.listing import bodies, entries
 from cni.nft.masq import SWEEPS, mark
+from cni.nft.ops import witnessed
 from cni.spec.addresses import Cidr, Ip, is_v6, parse_ip
 from cni.spec.errors import CNIError
 
@@ -112,7 +113,8 @@ class Published(msgspec.Struct, frozen=True, kw_only=True):
     """All that is published of an attachment.
 
     pods: addresses that ports lead to, with the length of their subnet. interface: the link that leads to the pod, where
-    127.0.0.0/8 has to be let in; or empty. witness: the link that shows that the pod is alive, or empty.
+    127.0.0.0/8 has to be let in; or empty. own: the host's end of the pod's veth, which may be that link and goes with the pod.
+    witness: the link that shows that the pod is alive, or empty.
     """
 
     mappings: tuple[Mapping, ...]
@@ -121,6 +123,7 @@ class Published(msgspec.Struct, frozen=True, kw_only=True):
     snat: bool = True
     masq_all: bool = False
     interface: str = ""
+    own: str = ""
     witness: str = ""
 
 
@@ -154,9 +157,9 @@ def claim(label: str, wanted: Published) -> str:
 
 def remove(label: str, wanted: Published) -> str:
     """Take back ``claim``, all in one. Fails as Exists or NotFound when something is another's, or not there."""
-    return "".join(_forget_pod(label, pod.ip) for pod in wanted.pods) + "".join(
-        _forget_port(label, mapping.port, [wanted.conditions.suffix]) for mapping in wanted.mappings
-    )
+    text = "".join(_forget_pod(label, pod.ip) for pod in wanted.pods)
+    text += "".join(_forget_port(label, mapping.port, [wanted.conditions.suffix]) for mapping in wanted.mappings)
+    return text + (close(wanted.own) if wanted.own else "")
 
 
 def take(label: str, wanted: Published, listing: list[dict[str, Any]], alive: Callable[[str], bool]) -> str:
@@ -197,7 +200,9 @@ def take(label: str, wanted: Published, listing: list[dict[str, Any]], alive: Ca
 def forget(label: str, seen: Table) -> str:
     """Remove all that is the owner's in the table; empty when nothing is."""
     ports = [port for port, holder in seen.claims.items() if holder == label]
-    text = "".join(_forget_pod(label, pod) for pod, holder in seen.pods.items() if holder == label)
+    links = {witnessed(lead.witness)[1] for port in ports for lead in seen.leads.get(port, ())}
+    text = "".join(close(link) for link in sorted(links.intersection(seen.localnet)))
+    text += "".join(_forget_pod(label, pod) for pod, holder in seen.pods.items() if holder == label)
     return text + "".join(_forget_port(label, port, [lead.suffix for lead in seen.leads.get(port, ())]) for port in ports)
 
 
@@ -327,7 +332,7 @@ def end_sweep(listing: list[dict[str, Any]], token: int) -> str:
 
 
 def close(interface: str) -> str:
-    """Forget an interface that is not there any more."""
+    """Forget an interface that is not there any more, or not for long."""
     element = f'{_T} localnet {{ "{interface}" }}'
     return f"add element {element}\ndelete element {element}\n"
 

@@ -142,6 +142,28 @@ def check(owner: Owner, veth: str, mac: str, facts: Facts) -> list[str]:
     return [] if seen.intact else [f"MAC spoof check for {veth}: the rule of nftables table {TABLE} is gone or changed"]
 
 
+def guards(host: RuleReaders, owner: Owner) -> bool:
+    """Whether the attachment's veth may send from certain addresses only."""
+    if not host.nft.chain(f"{_T} {CHAIN}"):
+        return False
+    return bool(host.nft.query(f'get element {_T} guarded {{ "{owner.host_veth}" }}'))
+
+
+def move(owner: Owner, old: tuple[str, ...], new: str) -> RunNft:
+    """Let a guarded veth send from ``new``, and no more from ``old``; nothing where it is not guarded any more. Taken back, it
+    may send from the first of ``old``.
+    """
+    veth, label = owner.host_veth, tag(owner)
+
+    def text(forget: tuple[str, ...], mac: str) -> str:
+        # The first line fails where the veth is not guarded. "add, delete" takes away what may be there.
+        still = f'delete element {_T} guarded {{ "{veth}" }}\n'
+        return still + remove(veth, {*forget, mac}) + claim(label, veth, mac)
+
+    what = f"let {veth} send from {new} instead of {' '.join(old)}"
+    return RunNft(text=text(old, new), undo=text((new,), old[0]), what=what, yields=True)
+
+
 def look_gc(host: RuleReaders) -> Table | None:
     """The whole table, None without one."""
     objects = host.nft.query(LISTING)

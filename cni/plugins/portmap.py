@@ -268,6 +268,7 @@ def publish(conf: Conf, call: Call, prev: Result) -> Published:
             led = True
         if not led:
             call.notes.append(f"hostPort {mapping.host_port} is not published: the pod has no address of that family")
+    host_ends = [entry.name for entry in prev.interfaces if not entry.sandbox]
     led_to = {mapping.pod for mapping in found.values()}
     return Published(
         mappings=tuple(found.values()),
@@ -275,6 +276,7 @@ def publish(conf: Conf, call: Call, prev: Result) -> Published:
         conditions=Conditions(" ".join(conf.conditions_v4), " ".join(conf.conditions_v6)),
         snat=conf.snat,
         masq_all=conf.masq_all,
+        own=host_ends[-1] if host_ends and not set(host_ends[-1]) & set('"*') else "",
     )
 
 

@@ -9,6 +9,7 @@ common mistake there is.
 
 from __future__ import annotations
 
+import re
 from types import UnionType
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -28,6 +29,9 @@ NAME_CHARACTERS = ALPHANUMERIC | frozenset("_.-")
 
 # What Unicode and Go's unicode.IsSpace call white space; Python's str.isspace counts four separators more.
 WHITE_SPACE = frozenset("\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000") | {chr(c) for c in range(0x2000, 0x200B)}
+
+# In JSON without an inner object a string before a colon is a key, and nothing else is.
+_KEY = re.compile(rb'("(?:[^"\\]|\\.)*")\s*:')
 
 # IFNAMSIZ of the kernel is 16 bytes with the closing NUL.
 IFNAME_MAX_BYTES = 15
@@ -114,6 +118,18 @@ def lookup(document: dict[str, Any], key: str) -> Any:
         return document[key]
     folded = key.casefold()
     return next((value for name, value in reversed(document.items()) if name.casefold() == folded), None)
+
+
+def repeated_keys(stdin: bytes, key: str) -> list[str]:
+    """Keys that stand more than once in the object at a top-level key whose values are all strings. A document that was decoded
+    has the last of each, where the reference refuses them.
+    """
+    try:
+        raw = lookup(msgspec.json.decode(stdin, type=dict[str, msgspec.Raw]), key)
+    except msgspec.MsgspecError:
+        return []
+    names = [msgspec.json.decode(name) for name in _KEY.findall(bytes(raw or b""))]
+    return [name for name in dict.fromkeys(names) if names.count(name) > 1]
 
 
 def text_at(document: dict[str, Any], key: str) -> str:

@@ -1058,3 +1058,50 @@ def test_asking_what_the_kernel_has(lab: Lab) -> None:
     assert (lab.root.knows_link("ifb"), lab.root.knows_link("no-such")) == (True, False)
     assert [link.name for link in lab.root.links()] == before
     assert lab.root.shaping("lo") == Shaping()
+
+
+# -- attributes of a pod's interface, and its sysctls --
+
+
+def test_attributes_of_a_link(lab: Lab) -> None:
+    lab.running()
+    seen = must(lab.pod.link("eth0"))
+    assert (seen.mtu, seen.txqlen, seen.promisc, seen.allmulti) == (1500, 1000, False, False)
+    lab.pod.set_mtu("eth0", 1300)
+    lab.pod.set_queue("eth0", 0)
+    lab.pod.set_mac("eth0", "02:00:00:00:00:99")
+    lab.pod.set_link("eth0", allmulti=True, promisc=True)
+    seen = must(lab.pod.link("eth0"))
+    assert (seen.mtu, seen.txqlen, seen.promisc, seen.allmulti) == (1300, 0, True, True)
+    assert (seen.mac, seen.up) == ("02:00:00:00:00:99", True)
+    lab.pod.set_link("eth0", allmulti=False)
+    seen = must(lab.pod.link("eth0"))
+    assert (seen.promisc, seen.allmulti) == (True, False)
+    told = lab.links(pod=True)
+    if told is not None:
+        eth0 = told["eth0"]
+        assert (eth0["mtu"], eth0.get("txqlen", 0), eth0["address"]) == (1300, 0, "02:00:00:00:00:99")
+        assert {"PROMISC", "UP"} <= set(eth0["flags"]) and "ALLMULTI" not in eth0["flags"]
+
+
+def test_attributes_that_cannot_be(lab: Lab) -> None:
+    lab.running()
+    assert {number(lambda mtu=mtu: lab.pod.set_mtu("eth0", mtu)) for mtu in (67, 65536)} == {errno.EINVAL}
+    gone = (
+        lambda: lab.pod.set_mtu("gone", 1300),
+        lambda: lab.pod.set_queue("gone", 1),
+        lambda: lab.pod.set_link("gone", allmulti=True),
+    )
+    assert {number(change) for change in gone} == {errno.ENODEV}
+
+
+def test_a_link_forgets_its_neighbours_with_its_hardware_address(lab: Lab) -> None:
+    """Permanent ones, too: who changes the address has to tell them again."""
+    lab.running()
+    for address in ("10.0.0.9", "fe80::9"):
+        lab.pod.add_neighbour("eth0", parse_ip(address), HOST_MAC)
+    assert len(lab.pod.neighbours("eth0")) == 2
+    lab.pod.set_mtu("eth0", 1400)
+    assert len(lab.pod.neighbours("eth0")) == 2
+    lab.pod.set_mac("eth0", "02:00:00:00:00:99")
+    assert lab.pod.neighbours("eth0") == ()

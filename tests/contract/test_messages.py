@@ -92,6 +92,7 @@ REQUESTS = {
         ],
     ),
     "port's VLANs": Request(m.RTM_SETLINK, 0, {"family": socket.AF_BRIDGE, "index": 3}, [["IFLA_AF_SPEC", {"attrs": VLANS}]]),
+    "attributes": Request(m.RTM_NEWLINK, 0, {}, [["IFLA_IFNAME", "eth0"], ["IFLA_TXQLEN", 77], ["IFLA_MTU", 1300]]),
     "group": Request(m.RTM_NEWLINK, 0, {"index": 3}, [["IFLA_GROUP", 77]]),
     "address": Request(
         m.RTM_NEWADDR,

@@ -138,6 +138,24 @@ def test_removing_takes_everything_but_ranges(told: Any) -> None:
     assert msgspec.structs.replace(after, near=before.near, localnet=()) == before
 
 
+def test_a_link_of_its_own_goes_with_the_pod(told: Any) -> None:
+    """One that others may use stays."""
+    for_itself = msgspec.structs.replace(ALL, interface="veth0", own="veth0")
+
+    def work(nft: Door) -> list[tuple[str, ...]]:
+        publish(nft, TWO, msgspec.structs.replace(OTHER, interface="cni0", witness="8 veth1", own="veth1"))
+        found = []
+        for forget in (ports.remove(ONE, for_itself), ""):
+            publish(nft, ONE, for_itself)
+            found.append(tuple(sorted(see(nft).localnet)))
+            nft.run(forget or ports.forget(ONE, see(nft)))
+            found.append(see(nft).localnet)
+        nft.run(ports.forget(TWO, see(nft)))
+        return [*found, see(nft).localnet]
+
+    assert told(work) == [("cni0", "veth0"), ("cni0",)] * 2 + [("cni0",)]
+
+
 @pytest.mark.parametrize("conditions", [Conditions(), Conditions(v4="ip saddr 10.0.0.0/8")])
 def test_forgetting_by_label(told: Any, conditions: Conditions) -> None:
     def work(nft: Door) -> ports.Table:

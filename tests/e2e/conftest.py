@@ -28,6 +28,8 @@ CNITOOL = ROOT / "build" / "tools" / "cnitool"
 # What lies below these is the tool's and the store's bookkeeping: no address, no attachment.
 BOOKKEEPING = ("/var/lib/cni/results", "/var/lib/cni/networks", "/run/podwire")
 
+# Where `tuning` has its files.
+EMPTY_FOLDERS = ("/run/cni", "/run/cni/tuning")
 
 # Addresses of the nodes in conf/host-gw.conflist on the segment that they share.
 NODE_ADDRESSES = (("192.0.2.11/24", "fd00:111:99::11/64"), ("192.0.2.12/24", "fd00:111:99::12/64"))
@@ -102,7 +104,11 @@ def snapshot(node: Node) -> dict[str, Any]:
     """The node without the bookkeeping of the tool and of the store; a lease counts."""
     seen = observe.snapshot(node)
     seen["leases"] = {path: seen["files"][path] for path in seen["files"] if "/networks/" in path and _is_lease(path)}
-    seen["files"] = {path: told for path, told in seen["files"].items() if not path.startswith(BOOKKEEPING)}
+    seen["files"] = {
+        path: told
+        for path, told in seen["files"].items()
+        if not path.startswith(BOOKKEEPING) and not (told == "folder" and path.endswith(EMPTY_FOLDERS))
+    }
     return seen
 
 

@@ -16,10 +16,10 @@ import pytest
 
 from tests.e2e.conftest import leftovers, snapshot
 from tests.harness import observe
+from tests.harness.plugin import Executables
 
 if TYPE_CHECKING:
     from tests.e2e.conftest import Runtime
-    from tests.harness.plugin import Executables
 
 GO = Path("/usr/lib/cni")
 
@@ -244,6 +244,44 @@ def test_both_lease_from_one_folder_at_once(mixed: Mixed) -> None:
     with ThreadPoolExecutor(count) as threads:
         list(threads.map(lambda side, netns: mixed.call(other(side), "del", netns), sides, pods))
     assert observe.leases(mixed.node, "net") == {}
+
+
+# -- tuning behind a bridge --
+
+FILE = "/run/cni/tuning"
+
+
+@pytest.mark.parametrize("version", ["0.3.1", "0.4.0", "1.0.0"])
+@pytest.mark.parametrize("adder", ["ours", "go"])
+def test_tuning_of_one_is_undone_by_the_other(mixed: Mixed, adder: str, version: str) -> None:
+    """The file of former values is one form. Sysctls are what the Go plugin does not restore."""
+    tuning = {"type": "tuning", "mac": "02:00:5e:00:00:99", "mtu": 1300, "promisc": True, "allmulti": True}
+    tuning["sysctl"] = {"net.ipv4.conf.eth0.arp_filter": "1"}
+    plugins = [{**GATEWAY, "ipam": HOST_LOCAL}, tuning]
+    mixed.runtime.network({"cniVersion": version, "name": "net", "plugins": plugins})
+    netns = mixed.pod()
+    before = snapshot(mixed.node)
+    mixed.call(adder, "add", netns)
+    if version != "0.3.1":
+        for whose in ("ours", "go"):
+            mixed.call(whose, "check", netns)
+    pod = os.path.basename(netns)
+    (path,) = (path for path, content in observe.files(mixed.node, FILE).items() if content != "folder")
+    container_id = os.path.basename(path).removesuffix("_eth0.json")
+    config = {**tuning, "name": "net", "cniVersion": version}
+    call = {"container_id": container_id, "netns": netns, "ifname": "eth0", "node": mixed.node}
+    changed = observe.links(mixed.node, pod=pod)["eth0"]
+    Executables(Path(mixed.paths[other(adder)]), whose="other").call("DEL", "tuning", config, **call).succeeded()
+    restored = observe.links(mixed.node, pod=pod)["eth0"]
+    assert (changed["mtu"], restored["mtu"]) == (1300, 1500)
+    assert restored["address"] != changed["address"] == "02:00:5e:00:00:99"
+    assert {"PROMISC", "ALLMULTI"} & set(restored["flags"]) == set()
+    assert (
+        mixed.node.sysctl("net/ipv4/conf/eth0/arp_filter", pod=pod) == "1"
+    )  # Go's file does not note it, Go's DEL does not read it
+    assert path not in observe.files(mixed.node, FILE)
+    mixed.call(other(adder), "del", netns)
+    assert leftovers(before, snapshot(mixed.node), "cni0") == []
 
 
 # -- masquerade by nftables, which these Go plugins know nothing of --

@@ -195,6 +195,8 @@ def _link_facts(link: Json) -> Json:
         "index": link["ifindex"],
         "up": "UP" in link["flags"],
         "promiscuous": "PROMISC" in link["flags"] or bool(link.get("promiscuity")),
+        "allmulticast": "ALLMULTI" in link["flags"],
+        "queue": link.get("txqlen"),
         "mtu": link["mtu"],
         "mac": link.get("address"),
         "kind": info.get("info_kind"),

@@ -17,7 +17,7 @@ import pytest
 from tests.harness import observe
 from tests.harness.node import PATH
 from tests.harness.wrappers import ROOT, make_wrappers, python
-from tests.unit.calls import CONFIGS, Failing, each_operation, needs_uplink
+from tests.unit.calls import CONFIGS, SHARED_SETS, Failing, each_operation, needs_uplink, with_ports_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,7 +26,10 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.root
 
-OWN_TABLES = ("podwire_masquerade", "podwire_macspoofchk")
+# What the configurations of tuning change in a pod.
+TUNED = ("net/core/somaxconn", "net/ipv4/conf/eth0/arp_notify", "net/ipv4/ip_local_port_range")
+
+OWN_TABLES = ("podwire_masquerade", "podwire_macspoofchk", "podwire_portmap")
 
 
 class Worker:
@@ -67,7 +70,7 @@ def ready(worker: Worker, name: str, pod: str, container_id: str = "c0ffee") -> 
         return config
     answer = worker.add({"cniVersion": config["cniVersion"], "name": "net", "type": "bridge", **first}, pod, container_id)
     assert answer["status"] == 0, answer
-    return {**config, "prevResult": answer["result"]}
+    return {**with_ports_of(config, container_id), "prevResult": answer["result"]}
 
 
 def uplink(node: Node, name: str) -> None:
@@ -86,7 +89,8 @@ def fresh(node: Node, worker: Worker, name: str) -> None:
     """Nothing was ever there, but for folders and locks, and the tables that every call of iptables makes."""
     uplink(node, name)
     pod = node.pod("first")
-    assert worker.add(ready(worker, name, pod, "other"), pod, "other", at=0)["failed"]
+    at = int("after" in CONFIGS[name])  # a chained plugin's folder is made by its first step
+    assert worker.add(ready(worker, name, pod, "other"), pod, "other", at)["failed"]
     if "iptables" in name:
         for tool in ("iptables", "ip6tables"):
             node.sh(f"{tool} -t nat -A POSTROUTING -j RETURN; {tool} -t nat -D POSTROUTING -j RETURN")
@@ -122,7 +126,7 @@ CASES = [
 ]
 
 
-def look(node: Node) -> dict[str, Any]:
+def look(node: Node, tuned: bool = False) -> dict[str, Any]:
     """The node as it is, without what stays on purpose: tables of ours in which nothing is left, which stand for no attachment,
     and routes to other nodes, which others may use.
     """
@@ -130,11 +134,13 @@ def look(node: Node) -> dict[str, Any]:
     rules = [json.loads(entry) for entry in seen["nft"]]
     bodies = [next(iter(rule.values())) for rule in rules]
     seen["node routes"] = [route for route in seen["node routes"] if not _leads_to_a_node(json.loads(route))]
-    used = {body["table"] for body in bodies if body.get("elem")}
+    used = {body["table"] for body in bodies if body.get("elem") and body["name"] not in SHARED_SETS}
     empty = set(OWN_TABLES) - used
     seen["nft"] = [
         text for text, body in zip(seen["nft"], bodies, strict=True) if (body.get("table") or body["name"]) not in empty
     ]
+    for pod in node.pods if tuned else ():
+        seen[f"{pod} sysctls"] = {name: node.sysctl(name, pod=pod) for name in TUNED if "eth0" in seen[f"{pod} links"]}
     seen["accept_ra"] = node.sysctl("net/ipv6/conf/cni0/accept_ra") if "cni0" in seen["node links"] else ""
     return seen
 
@@ -148,18 +154,19 @@ def test_as_before(node: Node, worker: Worker, name: str, before: str) -> None:
     BEFORE[before](node, worker, name)
     pod = node.pod("second")
     config = ready(worker, name, pod)
-    was = look(node)
+    tuned = config["type"] == "tuning"
+    was = look(node, tuned)
     for at in range(100):
         answer = worker.add(config, pod, at=at)
         if not answer["failed"]:
             break
         assert (answer["status"], "injected" in answer["error"]["msg"]) == (1, True), answer
         assert not answer["notes"], answer
-        found = observe.difference(was, look(node))
+        found = observe.difference(was, look(node, tuned))
         assert not found, f"after a failure of step {at}, {answer['failed']}:\n" + "\n".join(found)
     assert answer["status"] == 0, answer
     assert at >= 1
-    assert observe.difference(was, look(node)), "the ADD that did not fail changed nothing"
+    assert observe.difference(was, look(node, tuned)), "the ADD that did not fail changed nothing"
 
 
 @pytest.mark.parametrize("before", BEFORE)

@@ -27,12 +27,12 @@ OURS = '#!/bin/sh\nexec python3 -m cni {} "$@"\n'
 # cannot be pinned, or a pod's not be announced, is no failure.
 CHANGES = (
     (FakeKernel, ("create_bridge", "create_veth", "set_link", "delete_link", "add_address", "delete_address")),
-    (FakeKernel, ("create_macvlan", "adopt")),
+    (FakeKernel, ("create_macvlan", "adopt", "set_mtu", "set_queue")),
     (FakeKernel, ("add_route", "set_vlans", "admit_vlan", "create_vlan", "add_neighbour", "set_next_hop", "drop_next_hop")),
     (FakeKernel, ("create_ifb", "limit_rate", "unlimit_rate", "redirect", "drop_redirect")),
     (FakeNft, ("run",)),
     (FakeIptables, ("restore",)),
-    (FakeHost, ("write_sysctls",)),
+    (FakeHost, ("write_sysctls", "write_file", "remove_file")),
 )
 
 
@@ -52,9 +52,20 @@ NODES = [
 
 INGRESS = {"ingressRate": 8_000_000, "ingressBurst": 800_000}
 EGRESS = {"egressRate": 16_000_000, "egressBurst": 1_600_000}
+PORTS = {
+    "runtimeConfig": {
+        "portMappings": [
+            {"hostPort": 8080, "containerPort": 80, "protocol": "tcp"},
+            {"hostPort": 53, "containerPort": 53, "protocol": "udp", "hostIP": "192.0.2.1"},
+        ]
+    }
+}
+# Sets of ours whose elements are no attachment's own.
+SHARED_SETS = ("near4", "near6", "localnet", "sweeps")
+SYSCTLS = {"net.core.somaxconn": "500", "net/ipv4/conf/IFNAME/arp_notify": "0", "net.ipv4.ip_local_port_range": "2000 60000"}
 
-# What attachments are made of, for the suites that let every step of every plan fail. "after" is the configuration that has to
-# be called before that of a chained plugin.
+# What attachments are made of, for the suites that let every step of every plan fail. ``after`` is the configuration of the
+# plugin before, whose result a chained one gets.
 CONFIGS: dict[str, dict[str, Any]] = {
     "layer-2": {},
     "layer-2-down": {"disableContainerInterface": True},
@@ -85,6 +96,21 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "host-gw": {"type": "host-gw", "ipam": V4},
     "host-gw-everything": {"type": "host-gw", "ipam": DUAL, "nodes": NODES, "ipMasq": True, "mtu": 1400},
     "host-gw-iptables": {"type": "host-gw", "ipam": DUAL, "nodes": NODES, "ipMasq": True, "ipMasqBackend": "iptables"},
+    "portmap": {"type": "portmap", "after": {"type": "ptp", "ipam": DUAL}, **PORTS},
+    "portmap-conditions": {"type": "portmap", "after": {"ipam": V4}, "conditionsV4": ["ip", "saddr", "192.0.2.0/24"], **PORTS},
+    "portmap-iptables": {"type": "portmap", "after": {"ipam": DUAL}, "backend": "iptables", **PORTS},
+    "tuning-sysctls": {"type": "tuning", "sysctl": SYSCTLS, "after": {"ipam": V4}},
+    "tuning-link": {"type": "tuning", "mac": "02:00:00:00:00:99", "mtu": 1400, "after": {"type": "host-gw", "ipam": V4}},
+    "tuning-everything": {
+        "type": "tuning",
+        "sysctl": SYSCTLS,
+        "mac": "02:00:00:00:00:99",
+        "mtu": 1300,
+        "promisc": True,
+        "allmulti": True,
+        "txQLen": 77,
+        "after": {"ipam": DUAL, "macspoofchk": True},
+    },
     "macvlan": {"type": "macvlan", "master": "up0", "ipam": V4},
     "macvlan-layer-2": {"type": "macvlan", "master": "up0", "mode": "vepa"},
     "macvlan-everything": {
@@ -105,6 +131,15 @@ CONFIGS: dict[str, dict[str, Any]] = {
 def needs_uplink(keys: dict[str, Any]) -> bool:
     """Whether a configuration is of a host with a link to a segment, see Machine.uplink."""
     return "nodes" in keys or "master" in keys
+
+
+def with_ports_of(config: Config, container_id: str) -> Config:
+    """A configuration with ports of the host that are this container's own, as a runtime asks for them."""
+    mappings = config.get("runtimeConfig", {}).get("portMappings", [])
+    if not mappings or container_id == ID:
+        return config
+    own = [{**mapping, "hostPort": mapping["hostPort"] + 1000} for mapping in mappings]
+    return {**config, "runtimeConfig": {"portMappings": own}}
 
 
 class Runtime:
@@ -156,6 +191,7 @@ class Runtime:
         first = keys.pop("after", None)
         if first is None:
             return self.config(**keys)
+        keys = with_ports_of(keys, env.get("CNI_CONTAINERID", ID))
         return self.config(**keys, prevResult=self.add(self.config(**first), netns, **env))
 
     def add(self, config: Config, netns: str, **env: str) -> Config:

@@ -124,7 +124,7 @@ def test_a_plugin_that_is_not_there() -> None:
     error = refused(dispatch("brigde", {**GOOD, "CNI_COMMAND": "STATUS"}, NET))
     assert (error["code"], error["details"]) == (
         7,
-        "known: bandwidth, bridge, host-gw, host-local, loopback, macvlan, portmap, ptp, static",
+        "known: bandwidth, bridge, host-gw, host-local, loopback, macvlan, portmap, ptp, static, tuning",
     )
 
 
@@ -248,7 +248,9 @@ def test_a_network_list_is_no_configuration_of_a_plugin(runtime: Runtime, verb: 
 # -- the sandbox --
 
 
-@pytest.mark.parametrize("plugin", ["bridge", "loopback", "ptp", "host-gw", "macvlan", "portmap", "bandwidth", "host-local"])
+@pytest.mark.parametrize(
+    "plugin", ["bridge", "loopback", "ptp", "host-gw", "macvlan", "portmap", "bandwidth", "tuning", "host-local"]
+)
 @pytest.mark.parametrize("verb", ["ADD", "DEL", "CHECK"])
 def test_the_hosts_own_namespace_is_refused_before_anything_is_done(runtime: Runtime, verb: str, plugin: str) -> None:
     config = runtime.config(ipam=V4, prevResult={"ips": [], "interfaces": []})

@@ -26,8 +26,8 @@ SPEC = ("cni.spec",)
 PURE_NET = tuple(
     f"cni.net.{name}"
     for name in (
-        *("ops", "facts", "configure", "gateway", "inside", "macvlan", "nodes", "qdiscs", "routed", "shaping", "verify"),
-        *("veth", "vlans"),
+        *("allowlist", "backup", "ops", "facts", "configure", "gateway", "inside", "macvlan", "nodes", "qdiscs", "routed"),
+        *("shaping", "verify", "veth", "vlans"),
     )
 )
 PURE_NFT = tuple(

@@ -66,6 +66,22 @@ TABLE: list[tuple[Any, str, Any]] = [
         "delete br0.5 if nothing is attached to br0",
         None,
     ),
+    (ops.ConfirmSysctls(values=(("net/a", "1"),)), "read the sysctls in the sandbox back", None),
+    (
+        ops.TuneLink(name="eth0", key="mtu", value=1400, before=1500),
+        "set mtu of eth0 in the sandbox to 1400",
+        ops.TuneLink(name="eth0", key="mtu", value=1500, before=1400),
+    ),
+    (ops.TuneLink(name="eth0", key="promisc", value=True), "set promisc of eth0 in the sandbox to on", None),
+    (ops.WriteFile(path="/a", content=b"x"), "write /a", ops.RemoveFile(path="/a")),
+    (
+        ops.WriteFile(path="/a", content=b"x", before=b"y"),
+        "write /a",
+        ops.WriteFile(path="/a", content=b"y", before=b"x"),
+    ),
+    (ops.RemoveFile(path="/a"), "remove /a", None),
+    (ops.RemoveFile(path="/a", why="the former values of x"), "remove /a, the former values of x", None),
+    (ops.Attempt(op=ops.RemoveFile(path="/a"), notes=[]), "remove /a, if possible", None),
     (ops.DeleteLink(side=SANDBOX, name="eth0"), "delete link eth0 on the sandbox", None),
     (ops.SetLink(side=SANDBOX, name="eth0", up=True), "set link eth0 on the sandbox: up on", None),
     (

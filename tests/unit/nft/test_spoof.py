@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, cast
+
 import pytest
 
 from cni.nft import spoof
-from cni.nft.ops import RunNft
+from cni.nft.ops import RunNft, apply_nft
 from cni.nft.spoof import Facts, Table
 from cni.spec.owner import Owner
+from tests.fakes import FakeNft, Ruleset
 from tests.unit.nft.recorded import ANSWERS, MAC, OWNER, VETH, ScriptedDoors
+
+if TYPE_CHECKING:
+    from cni.nft.apply import Nft
 
 OTHER = Owner("dbnet", "def456", "eth0")
 LABEL = OWNER.label
@@ -164,3 +170,20 @@ def test_a_sweep_removes_the_table_only_without_veths(left: bool) -> None:
 
 def test_gc_of_an_untouched_host_has_nothing_to_do() -> None:
     assert spoof.plan_gc(ScriptedDoors("go spoof check"), "dbnet", frozenset()) == []
+
+
+def test_a_guarded_veth_moves_to_another_address_and_back() -> None:
+    """One that is not guarded stays so: the first line fails, and that is no failure of the call."""
+    former, new = "02:00:00:00:00:08", "02:00:00:00:00:09"
+    step = spoof.move(OWNER, (former, MAC), new)
+    assert step.yields and step.text.startswith(f'delete element bridge {spoof.TABLE} guarded {{ "{VETH}" }}\n')
+    doors = Ruleset()
+    nft = FakeNft(doors)
+    apply_nft(step, cast("Nft", nft))
+    assert doors.tables == {}
+    nft.run(spoof.add(LABEL, VETH, former))
+    for each, expected in ((step, new), (step.inverse(), former)):
+        assert each is not None
+        apply_nft(each, cast("Nft", nft))
+        table = spoof.parse_table(nft.query(spoof.LISTING))
+        assert (table.intact, table.guarded, table.allowed) == (True, (VETH,), {(VETH, expected): LABEL})

@@ -17,7 +17,7 @@ from cni.registry import PLUGINS
 from cni.spec.addresses import parse_cidr
 from cni.spec.errors import KernelError, TryAgain
 from cni.spec.owner import Owner
-from tests.unit.calls import CONFIGS, ID, V4, Failing, each_change, each_operation, needs_uplink, runtime
+from tests.unit.calls import CONFIGS, ID, SHARED_SETS, V4, Failing, each_change, each_operation, needs_uplink, runtime
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,6 +31,12 @@ def fresh(runtime: Runtime, keys: dict[str, Any]) -> None:
     """Nothing was ever there, but for the tables that every call of iptables makes, and a way to the nodes."""
     if needs_uplink(keys):
         runtime.machine.uplink()
+    if keys.get("backend") == "iptables":
+        pod = runtime.pod()  # what all attachments share stays, as the reference leaves it
+        config = runtime.ready(keys, pod, CNI_CONTAINERID="other")
+        runtime.add(config, pod, CNI_CONTAINERID="other")
+        for one in (config, runtime.config(**keys["after"])):
+            assert runtime.call("DEL", one, pod, CNI_CONTAINERID="other").status == 0
     if keys.get("ipMasqBackend") == "iptables":
         for v6 in (False, True):
             runtime.machine.host().iptables.restore(v6, "*nat\nCOMMIT\n")
@@ -62,9 +68,11 @@ def by_hand(runtime: Runtime, keys: dict[str, Any]) -> None:
 def as_told(runtime: Runtime) -> str:
     """The dump without tables of ours in which nothing is left.
 
-    They stand for no attachment, and another call may be about to use them: GC and the next DEL remove them.
+    They stand for no attachment, and another call may be about to use them: GC and the next DEL remove them. So do ranges and
+    links that attachments share.
     """
-    blocks = re.split(r"^(?=\S)", runtime.dump(), flags=re.MULTILINE)
+    shared = rf"^  (?:set|map) (?:{'|'.join(SHARED_SETS)})\b.*\n(?:    .*\n)*"
+    blocks = re.split(r"^(?=\S)", re.sub(shared, "", runtime.dump(), flags=re.MULTILINE), flags=re.MULTILINE)
     empty = [
         block
         for block in blocks
@@ -73,7 +81,9 @@ def as_told(runtime: Runtime) -> str:
     return "".join(block for block in blocks if block not in empty)
 
 
-OWN_TABLES = ("table inet podwire_masquerade\n", "table bridge podwire_macspoofchk\n")
+OWN_TABLES = tuple(
+    f"table {name}\n" for name in ("inet podwire_masquerade", "bridge podwire_macspoofchk", "inet podwire_portmap")
+)
 BEFORE = {"fresh": fresh, "second": second, "by-hand": by_hand}
 
 
@@ -147,7 +157,7 @@ def fails_late(runtime: Runtime, name: str, before: str, module: Any, function: 
 @pytest.mark.parametrize("before", BEFORE)
 @pytest.mark.parametrize("name", CONFIGS)
 def test_as_before_when_the_report_fails(runtime: Runtime, name: str, before: str) -> None:
-    module = importlib.import_module(PLUGINS[runtime.config(**CONFIGS[name])["type"]])
+    module = importlib.import_module(PLUGINS[CONFIGS[name].get("type", "bridge")])
     fails_late(runtime, name, before, module, "report")
 
 
