@@ -86,7 +86,11 @@ def uplink(node: Node, name: str) -> None:
 
 
 def fresh(node: Node, worker: Worker, name: str) -> None:
-    """Nothing was ever there, but for folders and locks, and the tables that every call of iptables makes."""
+    """Nothing was ever there, but for folders and locks, and tables that every call of iptables makes; or, where attachments
+    share chains of iptables that stay, another pod.
+    """
+    if CONFIGS[name].get("backend") == "iptables":
+        return second(node, worker, name)
     uplink(node, name)
     pod = node.pod("first")
     at = int("after" in CONFIGS[name])  # a chained plugin's folder is made by its first step
@@ -94,6 +98,7 @@ def fresh(node: Node, worker: Worker, name: str) -> None:
     if "iptables" in name:
         for tool in ("iptables", "ip6tables"):
             node.sh(f"{tool} -t nat -A POSTROUTING -j RETURN; {tool} -t nat -D POSTROUTING -j RETURN")
+    return None
 
 
 def second(node: Node, worker: Worker, name: str) -> None:
