@@ -239,7 +239,7 @@ def test_a_failed_longer_stage_is_red(ci: Integration) -> None:
 
 
 @pytest.mark.root
-@pytest.mark.parametrize(("needs", "target"), [("machine", "test-machine"), ("tests.runtimes.packages", "test-runtimes")])
+@pytest.mark.parametrize(("needs", "target"), [("machine", "test-machine"), ("tests.runtimes", "test-runtimes")])
 def test_what_cannot_be_installed_is_left_out_and_said(ci: Integration, needs: str, target: str) -> None:
     ci.deps(f'[ "$1" != {needs} ] || exit {UNAVAILABLE}')
     done = ci.run()

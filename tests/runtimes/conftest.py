@@ -13,7 +13,7 @@ from tests.harness.node import OUTSIDE
 from tests.harness.wrappers import BUNDLE, ROOT
 
 from . import books, image
-from .host import Host
+from .host import Host, unfit
 from .packages import Unavailable, unpacked
 from .runtimes import IMAGE, Containerd, Podman, until
 
@@ -33,6 +33,8 @@ LENDER = Path("/usr/lib/cni")
 def packages() -> Path:
     if not (BUNDLE / "podwire").exists():
         pytest.skip("the bundle is not built (make bundle)")
+    if reason := unfit():
+        pytest.skip(reason)
     try:
         return unpacked()
     except Unavailable as error:

@@ -11,6 +11,7 @@ import contextlib
 import os
 import subprocess
 import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.harness.node import PATH, Failed, Node
@@ -18,11 +19,11 @@ from tests.harness.wrappers import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
 # Around the host, until its standard input is closed, by whoever made it or by the end of that process.
 # $1: an empty folder, $2: the packages, $3: the checkout.
-# Version 1 of control groups has a hierarchy a controller; version 2 has one, and no process where there are groups below.
+# Version 1 of control groups has a hierarchy a controller; version 2 has one, no process where there are groups below, and
+# below its first level only what that level hands on.
 AROUND = """
 set -e
 mount -t tmpfs -o mode=755 tmpfs "$1"
@@ -32,7 +33,7 @@ mount --bind "$2" packages
 cat /proc/self/cgroup >hierarchies
 while IFS=: read -r _ names own; do
     case $names in
-        '') kind=cgroup2 options=rw place=unified ;;
+        '') kind=cgroup2 options=rw place=unified own=/ ;;
         *) kind=cgroup options=$names place=$names ;;
     esac
     case $names in name=*) options=none,$names place=${names#name=} ;; esac
@@ -49,7 +50,12 @@ done <hierarchies
 unshare --cgroup --pid --fork --kill-child --mount --net --uts --ipc sh -c "$INSIDE" inside "$3" </dev/null &
 host=$!
 trap '' HUP INT PIPE TERM
-while read -r _ _ _ group; do echo 0 >"${group%/*}/cgroup.procs"; done <groups.list
+# Not before it has them for the root of all that it will see.
+own=$(readlink /proc/self/ns/cgroup)
+while [ "$(readlink /proc/$host/ns/cgroup)" = "$own" ]; do sleep 0.01; done
+while read -r _ _ _ group; do
+    for process in 0 $host; do echo $process >"${group%/*}/cgroup.procs"; done
+done <groups.list
 echo "host $host"
 cat >/dev/null
 kill -9 $host || true
@@ -122,12 +128,22 @@ done
 
 # What is started in the host belongs to its control groups.
 JOIN = """
-for group in /sys/fs/cgroup/*/cgroup.procs; do
-    case $group in */first/*|*) [ ! -e /sys/fs/cgroup/first ] || group=/sys/fs/cgroup/first/cgroup.procs ;; esac
-    echo 0 >$group
-done
+if [ -e /sys/fs/cgroup/first ]; then echo 0 >/sys/fs/cgroup/first/cgroup.procs
+else for processes in /sys/fs/cgroup/*/cgroup.procs; do echo 0 >$processes; done
+fi
 exec "$@"
 """
+
+
+def unfit() -> str | None:
+    """Why containers cannot run on this machine; None when they can."""
+    hierarchies = [line.split(":")[1] for line in Path("/proc/self/cgroup").read_text().splitlines()]
+    if "memory" in hierarchies:
+        return None
+    with contextlib.suppress(OSError):
+        if "pids" in Path("/sys/fs/cgroup/cgroup.subtree_control").read_text().split():
+            return None
+    return "runtimes need control groups, and the controllers of this machine's are not at hand in /sys/fs/cgroup"
 
 
 class Host(Node):

@@ -1,8 +1,7 @@
 """The runtimes: Debian's packages, downloaded with apt and unpacked into a cache folder.
 
 What lives here: which packages, and how they get there. What must not: installing anything; the computer that runs the tests
-has no runtime before, and none after. `python -m tests.runtimes.packages` fetches them; its exit status is 69 when there is no
-way to.
+has no runtime before, and none after. `python -m tests.runtimes` fetches them.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ import hashlib
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -26,8 +24,6 @@ PACKAGES = (
 
 # Names of folders that lead below /usr in Debian 12, while packages may still use them.
 MERGED = ("bin", "sbin", "lib", "lib64")
-
-UNAVAILABLE = 69
 
 
 class Unavailable(Exception):
@@ -87,12 +83,5 @@ def _run(*command: str, folder: Path | None = None) -> None:
     except subprocess.TimeoutExpired as error:
         raise Unavailable(f"{command[0]} did not end within {error.timeout:.0f} s") from None
     if done.returncode:
-        raise Unavailable(f"{' '.join(command)} failed: {done.stderr.strip() or done.stdout.strip()}")
-
-
-if __name__ == "__main__":
-    try:
-        print(unpacked())
-    except Unavailable as error:
-        print(f"runtimes: {error}", file=sys.stderr)
-        sys.exit(UNAVAILABLE)
+        said = (done.stderr.strip() or done.stdout.strip()).splitlines() or ["without a word"]
+        raise Unavailable(f"{command[0]} failed: {said[-1]}")

@@ -45,6 +45,9 @@ def test_it_sees_the_packages_and_only_its_own_processes(packages: Path) -> None
             "/var/lib/cni:",
         ]
         assert {line.split(":")[2] for line in host.sh("cat /proc/self/cgroup").split()} <= {"/", "/first"}
+        mounts = [line.split() for line in Path(f"/proc/{host.pid}/mountinfo").read_text().splitlines()]
+        groups = [root for _, _, _, root, where, *_ in mounts if where.startswith("/sys/fs/cgroup/") or "cgroup2" in where]
+        assert groups and all(re.search(r"/podwire-test-\d+$", group) for group in groups), groups
         host.sh("touch /etc/podwire-test /usr/local/podwire-test || touch /var/lib/podwire-test")
         assert host.run("sh", "-c", "echo 1 >/proc/sys/kernel/panic", check=False).returncode
     assert not Path("/etc/podwire-test").exists()
