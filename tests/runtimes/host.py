@@ -77,9 +77,10 @@ set -e
 trap 'echo failed' EXIT
 mount -t overlay -o lowerdir=/,upperdir=changes,workdir=work overlay root
 mount -t overlay -o ro,lowerdir=packages/usr:/usr overlay root/usr
-cp -R packages/etc/. root/etc
 cp groups.list root/groups.list
 cd root
+rm -rf etc/cni etc/containerd etc/containers etc/default/podwire-agent opt/cni opt/podwire var/lib/cni
+cp -R ../packages/etc/. etc
 mount -t proc proc proc
 mount --bind proc/sys proc/sys
 mount -o remount,ro,bind proc/sys
@@ -110,8 +111,6 @@ ln -s /proc/self/fd dev/fd
 mkdir dev/shm dev/pts run/former run/netns
 mount -t devpts -o newinstance,ptmxmode=666 devpts dev/pts
 ln -s pts/ptmx dev/ptmx
-rm -rf opt/cni opt/podwire etc/default/podwire-agent var/lib/cni
-find etc/cni -type f ! -name 87-podman-bridge.conflist -delete
 mkdir -p var/lib/cni opt/cni/bin
 pivot_root . run/former
 cd /
