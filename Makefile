@@ -27,7 +27,7 @@ INSTALLER = DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' CNI_BIN_DIR='$(CNI_BIN_DIR)'
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo deps venv check test test-agent test-slow test-machine bench bundle shim cnitool install uninstall fresh clean distclean
+.PHONY: help demo deps venv check test test-agent test-slow test-machine test-runtimes bench bundle shim cnitool install uninstall fresh clean distclean
 
 help: ## this list
 	@echo 'podwire: CNI plugins and IP address management for Linux pods.'
@@ -70,6 +70,9 @@ test-slow: deps $(STAMP) $(CNITOOL) $(SHIM) $(BUNDLE) ## the tests that take min
 test-machine: deps $(STAMP) $(CNITOOL) ## the tests that need a fuller kernel, in an emulated machine
 	@packaging/deps.sh machine
 	$(PY) -m pytest -m machine $(PYTEST_ARGS)
+
+test-runtimes: deps $(STAMP) $(BUNDLE) ## the plugins as installed, under real containerd and podman
+	$(PYTEST) -m runtimes $(PYTEST_ARGS)
 
 fresh: ## prove the first two commands on a Debian root where nothing is installed
 	@packaging/deps.sh fresh

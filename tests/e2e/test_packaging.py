@@ -155,7 +155,7 @@ def test_make_targets_ask_for_the_groups_they_need() -> None:
 # Continuous integration.
 
 MAKE = 'echo "$* PYTEST_ARGS=$PYTEST_ARGS$PYTEST_ADDOPTS" >>"$ASKED"; echo "3 passed in 1.00s"; [ "$1" != "$BROKEN" ]'
-EVERY_STAGE = ["check", "test", "demo", "test-agent", "test-slow", "test-machine", "fresh"]
+EVERY_STAGE = ["check", "test", "demo", "test-agent", "test-slow", "test-machine", "test-runtimes", "fresh"]
 
 
 class Integration:
@@ -168,6 +168,7 @@ class Integration:
         script(folder / "bin" / "make", MAKE)
         self.deps("exit 0")
         script(self.folder / "packaging" / "fresh.sh", "exec packaging/deps.sh fresh")
+        script(self.folder / ".venv" / "bin" / "python", 'exec packaging/deps.sh "$2"')
 
     def deps(self, text: str) -> None:
         script(self.folder / "packaging" / "deps.sh", text)
@@ -238,13 +239,14 @@ def test_a_failed_longer_stage_is_red(ci: Integration) -> None:
 
 
 @pytest.mark.root
-def test_what_cannot_be_installed_is_left_out_and_said(ci: Integration) -> None:
-    ci.deps(f'[ "$1" != machine ] || exit {UNAVAILABLE}')
+@pytest.mark.parametrize(("needs", "target"), [("machine", "test-machine"), ("tests.runtimes", "test-runtimes")])
+def test_what_cannot_be_installed_is_left_out_and_said(ci: Integration, needs: str, target: str) -> None:
+    ci.deps(f'[ "$1" != {needs} ] || exit {UNAVAILABLE}')
     done = ci.run()
     assert done.returncode == 0, done
-    assert ci.made() == [stage for stage in EVERY_STAGE if stage != "test-machine"]
-    assert table(done)["test-machine"] == "left out"
-    assert "\nNOT RUN: test-machine\n" in done.stdout
+    assert ci.made() == [stage for stage in EVERY_STAGE if stage != target]
+    assert table(done)[target] == "left out"
+    assert f"\nNOT RUN: {target}\n" in done.stdout
 
 
 @pytest.mark.root
@@ -267,7 +269,7 @@ def test_when_time_is_short_the_longer_stages_are_left_out_and_the_default_ones_
     done = ci.run()
     assert ci.made() == ["check", "test"]
     assert done.returncode == 0, done
-    assert "\nNOT RUN: demo test-agent test-slow test-machine fresh\n" in done.stdout
+    assert "\nNOT RUN: demo test-agent test-slow test-machine test-runtimes fresh\n" in done.stdout
 
 
 # A run without a test.
