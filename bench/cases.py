@@ -78,6 +78,8 @@ _MASQUERADE = {**_BRIDGE, "ipMasq": True}
 # What kind writes on its nodes, and what podman ships as its default network.
 _PORTMAP = {"type": "portmap", "capabilities": {"portMappings": True}}
 _KIND = {"type": "ptp", "ipMasq": False, "mtu": 1500, "ipam": _IPAM}
+_PODMAN = {"type": "bridge", "isGateway": True, "ipMasq": True, "hairpinMode": True, "ipam": _IPAM}
+_PODMAN_CHAIN = (_PORTMAP, {"type": "firewall"}, {"type": "tuning"})
 _IPAM_ONLY = {"type": "bridge", "ipam": _IPAM}
 _ALL = ("ADD", "CHECK", "DEL")
 _PEERS_AND_FLOOR = (RESIDENT, ONE_SHOT, REFERENCE, FLOOR)
@@ -94,6 +96,7 @@ CASES = (
     Case(
         "kind's list, two ports", _KIND, plugin="ptp", verbs=("ADD", "DEL"), pods=_IN_A_ROW, share=4, chain=(_PORTMAP,), ports=2
     ),
+    Case("podman's list, two ports", _PODMAN, verbs=("ADD", "DEL"), pods=_IN_A_ROW, share=4, chain=_PODMAN_CHAIN, ports=2),
     # The reference 1.1.1 knows no STATUS.
     Case("STATUS", {**_BRIDGE, "cniVersion": "1.1.0"}, verbs=("STATUS",), lanes=(RESIDENT, ONE_SHOT)),
     Case("host-local", _IPAM_ONLY, plugin="host-local", verbs=("ADD", "DEL"), leases=(_FEWEST, 1_000, 10_000, _MOST)),
@@ -108,6 +111,7 @@ AIMS = {
     "with ipMasq: ADD": Aim(0.15),
     "with ipMasq: DEL": Aim(0.5),
     "kind's list, two ports: ADD": Aim(0.2),
+    "podman's list, two ports: ADD": Aim(0.2),
     "100 pods with ipMasq: ADDs per second, 8 at once": Aim(4, least=True),
     "100 pods with ipMasq: 100 DELs at once": Aim(0.15),
 }

@@ -21,6 +21,7 @@ from tests.agent.peer import Peer, request, status_request
 from tests.harness import observe
 from tests.harness.agent import Agent
 from tests.harness.node import PATH
+from tests.harness.wrappers import NAMES
 
 pytestmark = pytest.mark.root
 
@@ -254,7 +255,7 @@ def test_a_sandbox_that_is_none(site: Site, agent: Agent, what: str, verb: str) 
 
 
 @pytest.mark.parametrize("verb", ["ADD", "CHECK", "DEL"])
-@pytest.mark.parametrize("plugin", ["bridge", "loopback", "ptp", "host-gw", "macvlan", "portmap", "bandwidth", "tuning", "host-local", "static"])
+@pytest.mark.parametrize("plugin", NAMES)
 def test_the_hosts_own_namespace_as_a_sandbox(site: Site, agent: Agent, verb: str, plugin: str) -> None:
     """Code 8, by what the descriptor is: the path may say anything."""
     before = observe.snapshot(site.node, with_files=False)
