@@ -22,7 +22,8 @@ import msgspec
 from cni.net.facts import Link, NeighbourSeen, RouteSeen, Vlan, Way
 from cni.net.ops import RTPROT_PODWIRE, Side
 from cni.nft.apply import Busy, Exists, NftError, NotFound
-from cni.nft.iptables import IptablesError
+from cni.nft.firewalld import FirewalldError
+from cni.nft.iptables import ChainExists, IptablesError
 from cni.spec.addresses import Cidr, Ip, is_v6
 from cni.spec.errors import EnvError, KernelError, UnknownSandbox, UnsupportedField
 
@@ -322,6 +323,13 @@ class FakeKernel:
 
     def forget(self) -> None:
         """A fake remembers no indexes."""
+
+    def isolate_port(self, name: str, on: bool) -> None:
+        words = f"cannot switch the isolation of bridge port {name}"
+        link = self._must(name, words)
+        if not link.master:
+            raise refused(words, errno.EINVAL)
+        link.isolated = on
 
     def delete_links(self, names: Iterable[str], group: int) -> dict[str, bool]:
         return {name: self.delete_link(name) for name in names}
@@ -641,14 +649,18 @@ class FakeNft:
             raise Busy(f"chain {name} is in use")
         del there.chains[name]
 
-    def _add_rule(self, family: str, table: str, chain: str, words: str) -> None:
+    def _add_rule(self, verb: str, family: str, table: str, chain: str, words: str) -> None:
         comment = ""
         if found := re.fullmatch(r'(.*) comment "([^"]*)"', words):
             words, comment = found.groups()
         expr = _expressions(words)
         for name in re.findall(r"@(\S+)", words):
             self._set_at(family, table, name)
-        self._chain_at(family, table, chain).rules.append(FakeRule(self.rules.handle(), expr, comment))
+        for word in expr:
+            if "jump" in word:
+                self._chain_at(family, table, word["jump"]["target"])
+        rules = self._chain_at(family, table, chain).rules
+        rules.insert(0 if verb == "insert" else len(rules), FakeRule(self.rules.handle(), expr, comment))
 
     def _delete_rule(self, family: str, table: str, chain: str, handle: str) -> None:
         rules = self._chain_at(family, table, chain).rules
@@ -695,7 +707,7 @@ class FakeNft:
         (rf"flush set {_NAMED}", _flush_set),
         (rf"delete chain {_NAMED}", _delete_chain),
         (rf"delete rule {_NAMED} handle (\d+)", _delete_rule),
-        (rf"add rule {_NAMED} (.+)", _add_rule),
+        (rf"(add|insert) rule {_NAMED} (.+)", _add_rule),
         (rf"add (set|map) {_NAMED} \{{ type [^;]+; \}}", _add_set),
         (rf"delete (?:set|map) {_NAMED}", _delete_set),
         (
@@ -728,7 +740,17 @@ def _expressions(words: str) -> list[Any]:
     while words:
         for pattern, made in (
             (r"(continue|masquerade|drop|accept)", lambda m: {m[1]: None}),
-            (r"iifname (@\S+)", lambda m: _match("==", {"meta": {"key": "iifname"}}, m[1])),
+            (r"counter", lambda m: {"counter": {"packets": 0, "bytes": 0}}),
+            (r"jump (\S+)", lambda m: {"jump": {"target": m[1]}}),
+            (r"meta mark and (0x\w+) (==|!=) (\w+)", lambda m: _match(m[2], {"&": [MARK, int(m[1], 16)]}, int(m[3], 0))),
+            (r"meta mark set meta mark (and|or) (0x\w+)", lambda m: _mangle("&" if m[1] == "and" else "|", int(m[2], 16))),
+            (r"ct state (\S+)", lambda m: _match("in", {"ct": {"key": "state"}}, m[1].split(","))),
+            (r"ct status (\S+)", lambda m: _match("in", {"ct": {"key": "status"}}, m[1])),
+            (
+                r"iifname \. oifname (@\S+)",
+                lambda m: _match("==", {"concat": [{"meta": {"key": f"{side}ifname"}} for side in "io"]}, m[1]),
+            ),
+            (r"(iifname|oifname) (@\S+)", lambda m: _match("==", {"meta": {"key": m[1]}}, m[2])),
             (
                 r"iifname \. ether saddr != (@\S+)",
                 lambda m: _match("!=", {"concat": [{"meta": {"key": "iifname"}}, _payload("ether", "saddr")]}, m[1]),
@@ -745,6 +767,13 @@ def _expressions(words: str) -> list[Any]:
         else:
             raise AssertionError(f"the fake does not understand {words!r}")
     return found
+
+
+MARK = {"meta": {"key": "mark"}}
+
+
+def _mangle(op: str, bits: int) -> dict[str, Any]:
+    return {"mangle": {"key": MARK, "value": {op: [MARK, bits]}}}
 
 
 def _match(op: str, left: Any, right: Any) -> dict[str, Any]:
@@ -772,44 +801,51 @@ class FakeIptables:
     def __init__(self, rules: Ruleset) -> None:
         self.rules = rules
 
-    def available(self) -> str:
+    def available(self, table: str = "nat", families: tuple[bool, ...] = (False, True)) -> str:
         return ""
 
-    def legacy_nat(self, v6: bool) -> bool:
+    def legacy(self, v6: bool, table: str = "nat") -> bool:
         return False
 
     def restore(self, v6: bool, text: str, what: str = "change iptables rules", legacy: bool = False) -> None:
         """`iptables-restore --noflush`: all of it or nothing."""
         assert not legacy, "the fake has no legacy tables"
         lines = text.splitlines()
-        assert (lines[0], lines[-1]) == ("*nat", "COMMIT"), text
+        assert (lines[0], lines[-1]) in (("*nat", "COMMIT"), ("*filter", "COMMIT")), text
         before = copy.deepcopy(self.rules.tables)
-        family = "ip6" if v6 else "ip"
-        nat = self.rules.tables.setdefault((family, "nat"), FakeTable())
-        hook = {"type": "nat", "hook": "postrouting", "prio": "100", "policy": "accept"}
-        nat.chains.setdefault("POSTROUTING", FakeChain(hook))
+        family, name = "ip6" if v6 else "ip", lines[0][1:]
+        table = self.rules.tables.setdefault((family, name), FakeTable())
+        chain, hook, prio = {"nat": ("POSTROUTING", "postrouting", "100"), "filter": ("FORWARD", "forward", "0")}[name]
+        table.chains.setdefault(chain, FakeChain({"type": name, "hook": hook, "prio": prio, "policy": "accept"}))
         try:
             for line in lines[1:-1]:
-                self._apply(nat, family, line)
-        except AssertionError:
+                self._apply(table, family, line)
+        except (AssertionError, ChainExists):
             self.rules.tables = before
             raise
         except KeyError as error:
             self.rules.tables = before
             raise IptablesError(f"cannot {what}", f"iptables-restore: line failed: {line}") from error
 
-    def save(self, v6: bool, legacy: bool = False) -> str:
+    def save(self, v6: bool, legacy: bool = False, table: str = "nat") -> str:
         assert not legacy, "the fake has no legacy tables"
-        nat = self.rules.tables.get(("ip6" if v6 else "ip", "nat"))
+        nat = self.rules.tables.get(("ip6" if v6 else "ip", table))
         if nat is None:
             return ""
         told = [f":{name} {'ACCEPT' if chain.hook else '-'} [0:0]" for name, chain in nat.chains.items()]
         told += [rule.line for chain in nat.chains.values() for rule in chain.rules]
-        return "\n".join(["*nat", *told, "COMMIT", ""])
+        return "\n".join([f"*{table}", *told, "COMMIT", ""])
 
     def _apply(self, nat: FakeTable, family: str, line: str) -> None:
         if found := re.fullmatch(r":(\S+) - \[0:0\]", line):
             nat.chains[found[1]] = FakeChain()
+        elif found := re.fullmatch(r"-N (\S+)", line):
+            if found[1] in nat.chains:
+                raise ChainExists("cannot make a chain", f"{found[1]}: Chain already exists.")
+            nat.chains[found[1]] = FakeChain()
+        elif found := re.fullmatch(r"-I (\S+) 1 (.*)", line):
+            rule = FakeRule(self.rules.handle(), *self._rule(nat, family, found[2]), f"-A {found[1]} {found[2]}")
+            nat.chains[found[1]].rules.insert(0, rule)
         elif found := re.fullmatch(r"-F (\S+)", line):
             nat.chains[found[1]].rules.clear()
         elif found := re.fullmatch(r"-X (\S+)", line):
@@ -839,13 +875,19 @@ class FakeIptables:
                 side = "saddr" if word == "-s" else "daddr"
                 expr.append(_match("!=" if inverted else "==", _payload(family, side), _right(tokens.pop(0))))
                 inverted = False
+            elif word in ("-i", "-o"):
+                expr.append(_match("!=" if inverted else "==", {"meta": {"key": f"{word[1]}ifname"}}, tokens.pop(0)))
+                inverted = False
+            elif word == "-m" and tokens[0] == "conntrack":
+                expr.append({"xt": {"type": "match", "name": "conntrack"}})
+                del tokens[:3]
             elif word == "-m":
                 assert tokens[:2] == ["comment", "--comment"], words
                 comment = tokens[2]
                 del tokens[:3]
             elif word == "-j":
                 target = tokens.pop(0)
-                if target in ("ACCEPT", "MASQUERADE"):
+                if target in ("ACCEPT", "MASQUERADE", "DROP", "RETURN"):
                     expr.append({target.lower(): None})
                 elif target in nat.chains:
                     expr.append({"jump": {"target": target}})
@@ -854,6 +896,40 @@ class FakeIptables:
             else:
                 raise AssertionError(f"the fake does not understand {word!r} of {words!r}")
         return expr, comment
+
+
+class FakeFirewalld:
+    """`cni.nft.firewalld.Firewalld`: the sources of zones; None where no firewalld runs."""
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+
+    def running(self) -> bool:
+        return self.machine.zones is not None
+
+    def add_source(self, zone: str, source: str) -> bool:
+        there = self._zone(zone)
+        if source in there:
+            return False
+        there.add(source)
+        return True
+
+    def remove_source(self, zone: str, source: str) -> bool:
+        there = self._zone(zone)
+        if source not in there:
+            return False
+        there.remove(source)
+        return True
+
+    def has_source(self, zone: str, source: str) -> bool:
+        return source in self._zone(zone)
+
+    def _zone(self, zone: str) -> set[str]:
+        if self.machine.zones is None:
+            raise FirewalldError("cannot talk to firewalld", "it does not run")
+        if zone not in self.machine.zones:
+            raise FirewalldError("firewalld refused a call", f"INVALID_ZONE: {zone}")
+        return self.machine.zones[zone]
 
 
 # -- The host of a call --
@@ -867,6 +943,7 @@ class FakeHost:
         self.root = FakeKernel(machine, machine.root)
         self.sandbox = None if sandbox_fd is None else FakeKernel(machine, machine.at_fd(sandbox_fd))
         self.nft, self.iptables = FakeNft(machine.rules), FakeIptables(machine.rules)
+        self.firewalld = FakeFirewalld(machine)
         self.closed = False
 
     def kernel(self, side: Side) -> FakeKernel:
@@ -927,6 +1004,7 @@ class Machine:
         self.filters_vlans = filters_vlans
         self.root = Namespace("host", lo_up=True)
         self.rules = Ruleset()
+        self.zones: dict[str, set[str]] | None = None
         self.pods: dict[str, Namespace] = {}
         self.files: dict[str, bytes] = {}
         self.at_work: list[Any] = []
@@ -994,5 +1072,6 @@ class Machine:
         for namespace in (self.root, *self.pods.values()):
             told += [f"namespace {namespace.name}", *(f"  {line}" for line in namespace.dump())]
         told += [*self.rules.dump()]
+        told += [f"zone {zone}: {' '.join(sorted(found))}" for zone, found in (self.zones or {}).items()]
         told += [f"at work: {len(self.at_work)}"] if self.at_work else []
         return "\n".join(told) + "\n"

@@ -21,6 +21,7 @@ from cni.spec.errors import CNIError, KernelError
 
 if TYPE_CHECKING:
     from cni.nft.apply import Nft
+    from cni.nft.firewalld import Firewalld
     from cni.nft.iptables import Iptables
 
 # Where calls tell each other that they are at work; see Host.work and Host.alone.
@@ -108,6 +109,13 @@ class Host:
 
         return Iptables(self._search_path, netns.die_with_parent)
 
+    @cached_property
+    def firewalld(self) -> Firewalld:
+        """The host's firewalld."""
+        from cni.nft.firewalld import Firewalld
+
+        return Firewalld()
+
     def kernel(self, side: Side) -> Kernel:
         """The kernel door of a side."""
         if side is Side.HOST:
@@ -189,10 +197,13 @@ class Host:
     def close(self) -> None:
         """Close every door that was opened."""
         root, sandbox = self.__dict__.pop("root", None), self.__dict__.pop("sandbox", None)
+        firewalld = self.__dict__.pop("firewalld", None)
         if root is not None:
             self._doors.give_back(root)
         if sandbox is not None:
             sandbox.close()
+        if firewalld is not None:
+            firewalld.close()
         if self._own:
             self._doors.close()
         if self.sandbox_fd is not None:

@@ -14,9 +14,11 @@ from ipaddress import ip_address
 from struct import Struct
 from typing import NamedTuple
 
+_LINK = r'"[^"\s*]{1,15}"'
 _CHANGE = re.compile(
     r"(add|delete) element (inet|ip|ip6) (\w+) ([\w./-]+) "
-    r'\{ ([0-9a-f.:]+)(?: comment "([^"\n]{1,120})")?(?: : 0x([0-9a-f]{8}))? \}'
+    rf"\{{ ([0-9a-f.:]+|{_LINK}(?: \. (?:{_LINK}|0x[0-9a-f]{{8}}))?)"
+    r'(?: comment "([^"\n]{1,120})")?(?: : 0x([0-9a-f]{8}))? \}'
 )
 _FLUSH = re.compile(r"flush set (inet|ip|ip6) (\w+) ([\w./-]+)")
 
@@ -27,6 +29,7 @@ _GENERAL = Struct(">BBH")  # struct nfgenmsg: family, version, resource
 _ATTRIBUTE = Struct("=HH")
 _MARK = Struct("=I")
 _ERROR = Struct("=i")
+_IFNAME = 16  # IFNAMSIZ
 
 # The answer for the generation: header, nfgenmsg and attribute header passed over, NFTA_GEN_ID.
 _GENERATION = Struct("=IH2xI4x4x4x4s")
@@ -137,9 +140,8 @@ def chain_errno(answer: bytes, number: int) -> int | None:
 
 
 def _element(key: str, comment: str | None, value: str | None) -> bytes | None:
-    try:
-        packed = ip_address(key).packed
-    except ValueError:
+    packed = _packed(key)
+    if packed is None:
         return None
     parts = [_nested(_KEY, _attribute(_VALUE, packed))]
     if value is not None:
@@ -148,6 +150,22 @@ def _element(key: str, comment: str | None, value: str | None) -> bytes | None:
         words = comment.encode() + b"\0"
         parts.append(_attribute(_USERDATA, bytes((_COMMENT, len(words))) + words))
     return b"".join(parts)
+
+
+def _packed(key: str) -> bytes | None:
+    """A key as the kernel compares it: an address; or names of links, and marks, which fill whole words each."""
+    if not key.startswith('"'):
+        try:
+            return ip_address(key).packed
+        except ValueError:
+            return None
+    parts = key.split(" . ")
+    names = [part.strip('"').encode() for part in parts if part.startswith('"')]
+    if any(len(name) >= _IFNAME for name in names):
+        return None
+    return b"".join(name.ljust(_IFNAME, b"\0") for name in names) + b"".join(
+        _MARK.pack(int(part, 16)) for part in parts if not part.startswith('"')
+    )
 
 
 def _message(kind: int, flags: int, number: int, body: bytes) -> bytes:

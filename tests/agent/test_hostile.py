@@ -254,7 +254,7 @@ def test_a_sandbox_that_is_none(site: Site, agent: Agent, what: str, verb: str) 
 
 
 @pytest.mark.parametrize("verb", ["ADD", "CHECK", "DEL"])
-@pytest.mark.parametrize("plugin", ["bridge", "loopback", "ptp", "host-gw", "host-local", "static"])
+@pytest.mark.parametrize("plugin", ["bridge", "loopback", "ptp", "host-gw", "firewall", "host-local", "static"])
 def test_the_hosts_own_namespace_as_a_sandbox(site: Site, agent: Agent, verb: str, plugin: str) -> None:
     """Code 8, by what the descriptor is: the path may say anything."""
     before = observe.snapshot(site.node, with_files=False)

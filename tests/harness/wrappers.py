@@ -11,7 +11,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "build" / "bin"
 BUNDLE = ROOT / "build" / "bundle"
-NAMES = ("loopback", "bridge", "ptp", "host-gw", "host-local", "static")
+NAMES = ("loopback", "bridge", "ptp", "host-gw", "firewall", "host-local", "static")
 
 
 def python() -> str:

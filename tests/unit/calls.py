@@ -28,6 +28,7 @@ OURS = '#!/bin/sh\nexec python3 -m cni {} "$@"\n'
 CHANGES = (
     (FakeKernel, ("create_bridge", "create_veth", "set_link", "delete_link", "add_address", "delete_address")),
     (FakeKernel, ("add_route", "set_vlans", "admit_vlan", "create_vlan", "add_neighbour", "set_next_hop", "drop_next_hop")),
+    (FakeKernel, ("isolate_port",)),
     (FakeNft, ("run",)),
     (FakeIptables, ("restore",)),
     (FakeHost, ("write_sysctls",)),
@@ -48,7 +49,8 @@ NODES = [
     {"podCIDR": "fd00:1:0:1::/64", "via": "fd00:2::2"},
 ]
 
-# What attachments are made of, for the suites that let every step of every plan fail.
+# What attachments are made of, for the suites that let every step of every plan fail. "after" is the configuration that has to
+# be called before that of a chained plugin.
 CONFIGS: dict[str, dict[str, Any]] = {
     "layer-2": {},
     "layer-2-down": {"disableContainerInterface": True},
@@ -79,6 +81,14 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "host-gw": {"type": "host-gw", "ipam": V4},
     "host-gw-everything": {"type": "host-gw", "ipam": DUAL, "nodes": NODES, "ipMasq": True, "mtu": 1400},
     "host-gw-iptables": {"type": "host-gw", "ipam": DUAL, "nodes": NODES, "ipMasq": True, "ipMasqBackend": "iptables"},
+    "firewall": {"type": "firewall", "after": {"ipam": V4}},
+    "firewall-everything": {"type": "firewall", "ingressPolicy": "isolated", "after": {"ipam": DUAL, "isGateway": True}},
+    "firewall-iptables": {
+        "type": "firewall",
+        "backend": "iptables",
+        "ingressPolicy": "same-bridge",
+        "after": {"ipam": DUAL, "isGateway": True},
+    },
     "ptp-iptables": {"type": "ptp", "ipam": DUAL, "ipMasq": True, "ipMasqBackend": "iptables"},
 }
 
@@ -125,6 +135,14 @@ class Runtime:
         assert self.machine.at_work == []
         assert self.machine.open_fds == 0
         return reply
+
+    def ready(self, keys: Config, netns: str, **env: str) -> Config:
+        """A configuration of CONFIGS that can be called for a pod: of a chained plugin with the result of the one before it."""
+        keys = dict(keys)
+        first = keys.pop("after", None)
+        if first is None:
+            return self.config(**keys)
+        return self.config(**keys, prevResult=self.add(self.config(**first), netns, **env))
 
     def add(self, config: Config, netns: str, **env: str) -> Config:
         """An ADD that must succeed; its result."""

@@ -122,7 +122,7 @@ def test_errors_echo_a_version_that_the_runtime_knows(verb: str, version: str) -
 
 def test_a_plugin_that_is_not_there() -> None:
     error = refused(dispatch("brigde", {**GOOD, "CNI_COMMAND": "STATUS"}, NET))
-    assert (error["code"], error["details"]) == (7, "known: bridge, host-gw, host-local, loopback, ptp, static")
+    assert (error["code"], error["details"]) == (7, "known: bridge, firewall, host-gw, host-local, loopback, ptp, static")
 
 
 # -- any failure, anywhere --
@@ -245,7 +245,7 @@ def test_a_network_list_is_no_configuration_of_a_plugin(runtime: Runtime, verb: 
 # -- the sandbox --
 
 
-@pytest.mark.parametrize("plugin", ["bridge", "loopback", "ptp", "host-gw", "host-local"])
+@pytest.mark.parametrize("plugin", ["bridge", "loopback", "ptp", "host-gw", "firewall", "host-local"])
 @pytest.mark.parametrize("verb", ["ADD", "DEL", "CHECK"])
 def test_the_hosts_own_namespace_is_refused_before_anything_is_done(runtime: Runtime, verb: str, plugin: str) -> None:
     config = runtime.config(ipam=V4, prevResult={"ips": [], "interfaces": []})

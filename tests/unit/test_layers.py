@@ -27,7 +27,21 @@ PURE_NET = tuple(
     f"cni.net.{name}" for name in ("ops", "facts", "configure", "gateway", "nodes", "routed", "verify", "veth", "vlans")
 )
 PURE_NFT = tuple(
-    f"cni.nft.{name}" for name in ("elements", "ops", "listing", "masq", "masq_iptables", "masquerade", "reference", "spoof")
+    f"cni.nft.{name}"
+    for name in (
+        "dbus",
+        "elements",
+        "firewall",
+        "forward",
+        "forward_iptables",
+        "ops",
+        "listing",
+        "masq",
+        "masq_iptables",
+        "masquerade",
+        "reference",
+        "spoof",
+    )
 )
 PURE_IPAM = ("ipam.ranges", "ipam.allocate", "ipam.leases", "ipam.resolv", "ipam.wanted")
 
@@ -75,6 +89,7 @@ EXCEPTIONS = {
     ("cni.oneshot", "ipam.registry"): "composition: which names this program answers to",
     ("cni.about", "ipam.registry"): "composition: what there is, for people",
     ("cni.schema", "ipam"): "composition: schemas of main plugin and IPAM together; no plugin call imports it",
+    ("cni.nft.ops", "cni.nft.iptables"): "likewise",
     ("cni.nft.apply", "cni.nft.listing"): "pure",
 }
 

@@ -83,7 +83,10 @@ def test_help_of_the_agent() -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("nonsense",), "no command or plugin 'nonsense'; known: bridge, host-gw, host-local, loopback, ptp, static, agent"),
+        (
+            ("nonsense",),
+            "no command or plugin 'nonsense'; known: bridge, firewall, host-gw, host-local, loopback, ptp, static, agent",
+        ),
         (("",), "there is no command or plugin ''; known: bridge"),
         (("--nonsense",), "No such option '--nonsense'"),
         (("agent", "--nonsense"), "No such option '--nonsense'"),

@@ -121,8 +121,8 @@ def test_a_program_that_cannot_start_is_told(programs: Path) -> None:
 def test_the_legacy_tables_are_known_from_the_kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = tmp_path / "names"
     monkeypatch.setattr(door, "_LEGACY_TABLES", {False: str(names), True: str(tmp_path / "none")})
-    assert not Iptables().legacy_nat(False)
+    assert not Iptables().legacy(False)
     names.write_text("filter\nnat\n")
-    assert Iptables().legacy_nat(False) and not Iptables().legacy_nat(True)
+    assert Iptables().legacy(False) and not Iptables().legacy_nat(True)
     names.write_text("filter\n")
-    assert not Iptables().legacy_nat(False)
+    assert not Iptables().legacy(False)
