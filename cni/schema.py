@@ -14,6 +14,9 @@ from typing import Any
 import msgspec
 
 from cni.net.vlans import VID_MAX
+from cni.nft.firewall import BACKENDS as FIREWALLS
+from cni.nft.firewall import POLICIES
+from cni.plugins.firewall import CHAIN_NAME
 from cni.registry import PLUGINS
 from cni.spec import versions
 from cni.spec.addresses import Cidr, Ip, Mac
@@ -103,6 +106,9 @@ VETH = ("bridge", "host-gw", "ptp")
 NARROWER: dict[tuple[str, str], Json] = {
     **{(plugin, "ipMasqBackend"): {"enum": ["", *BACKENDS]} for plugin in VETH},
     **{(plugin, "mtu"): _MTU for plugin in VETH},
+    ("firewall", "backend"): {"enum": ["", *FIREWALLS]},
+    ("firewall", "ingressPolicy"): {"enum": ["", *POLICIES]},
+    ("firewall", "iptablesAdminChainName"): {"pattern": f"^({CHAIN_NAME})?$"},
     ("bridge", "vlan"): {"minimum": 0, "maximum": VID_MAX},
     ("bridge", "vlanTrunk[].minID"): {"minimum": 1, "maximum": VID_MAX},
     ("bridge", "vlanTrunk[].maxID"): {"minimum": 1, "maximum": VID_MAX},

@@ -40,8 +40,13 @@ SWEEP = Sweep(
     begin=forward.begin_sweep,
     listing=forward.LISTING,
     also=forward.LISTING_FORWARD,
+    idle=forward.is_idle,
     end=forward.end_sweep,
 )
+
+
+# With more pods than may go at the same time nobody is the last one, so the table need not be looked at again.
+CROWD = 64
 
 
 class Wanted(msgspec.Struct, frozen=True, kw_only=True):
@@ -330,7 +335,8 @@ def _forget(seen: Table, labels: set[str]) -> Plan:
         for bridge, label in sorted(found)
         if label in labels
     ]
-    return [*plan, SWEEP] if forward.idle(seen, labels) else plan
+    others = {label for label in seen.owners.values() if label not in labels}
+    return [*plan, SWEEP] if len(others) <= CROWD or seen.bridges else plan
 
 
 def _problems_of_filter(label: str, admin: str, facts: Facts, seen: Table) -> list[str]:

@@ -57,11 +57,12 @@ class Firewalld:
 
     def add_source(self, zone: str, source: str) -> bool:
         """Let a zone hold for packets from ``source``; False when it does already."""
-        return self._change("addSource", zone, source, "ZONE_ALREADY_SET", f"put source {source} into zone {zone}")
+        return self._change("addSource", zone, source, ("ZONE_ALREADY_SET",), f"put source {source} into zone {zone}")
 
     def remove_source(self, zone: str, source: str) -> bool:
-        """The opposite; False when the zone does not."""
-        return self._change("removeSource", zone, source, "UNKNOWN_SOURCE", f"take source {source} from zone {zone}")
+        """The opposite; False when the zone does not, though another may."""
+        done = ("UNKNOWN_SOURCE", "ZONE_CONFLICT")
+        return self._change("removeSource", zone, source, done, f"take source {source} from zone {zone}")
 
     def has_source(self, zone: str, source: str) -> bool:
         """Whether a zone holds for packets from ``source``."""
@@ -70,11 +71,11 @@ class Firewalld:
         except _Refused as error:
             raise FirewalldError(f"firewalld cannot tell whether source {source} is in zone {zone}", str(error)) from error
 
-    def _change(self, member: str, zone: str, source: str, done: str, what: str) -> bool:
+    def _change(self, member: str, zone: str, source: str, done: tuple[str, ...], what: str) -> bool:
         try:
             self._ask(NAME, PATH, ZONES, member, zone, source)
         except _Refused as error:
-            if done in str(error):
+            if any(word in str(error) for word in done):
                 return False
             raise FirewalldError(f"firewalld cannot {what}", str(error)) from error
         return True

@@ -161,6 +161,11 @@ def idle(seen: Table, gone: Container[str] = ()) -> bool:
     return not (left or seen.wanted(gone)) or bool(_unwanted(seen, gone))
 
 
+def is_idle(listing: list[dict[str, Any]]) -> bool:
+    """Whether a sweep would find something by a listing of the table."""
+    return bool(listing) and idle(parse_table(listing))
+
+
 def begin_sweep(token: int) -> str:
     """Announce a sweep, before it looks. Fails as NotFound where no table is."""
     return f"add set {_T} {SWEEPS} {{ type mark; }}\nadd element {_T} {SWEEPS} {{ {token:#010x} }}\n"

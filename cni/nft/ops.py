@@ -58,13 +58,14 @@ class Sweep(msgspec.Struct, frozen=True, kw_only=True):
     Three steps, so that what was seen is what is removed: ``begin`` puts a token into the table that every addition takes
     away again; then ``listing`` is asked, and what else ``end`` should see (``also``); ``end`` decides from the answer, and its
     transaction fails as a whole if the token is gone. A sweep that was killed leaves its token, which the next addition takes
-    away.
+    away. ``idle`` says of a listing whether there is anything to do at all; without it there always is.
     """
 
     what: str
     begin: Callable[[int], str]
     listing: str
     also: tuple[str, ...] = ()
+    idle: Callable[[list[dict[str, Any]]], bool] | None = None
     end: Callable[[list[dict[str, Any]], int], str]
     shared: bool = False
 
@@ -203,6 +204,8 @@ def apply_sweep(op: Sweep, nft: Nft, token: int) -> None:
     """Run the operation; ``token`` (32 bits) is a number that no other sweep uses at the time. Gives way to additions."""
     from cni.nft.apply import Conflict
 
+    if op.idle is not None and not op.idle(nft.query(op.listing)):
+        return
     try:
         nft.run(op.begin(token), op.what)
         listed = [entry for text in (op.listing, *op.also) for entry in nft.query(text)]

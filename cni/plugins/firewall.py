@@ -36,11 +36,11 @@ CREATES_INTERFACE = False
 CHAINED = True
 
 # What both nft and iptables take for a chain of one's own; iptables has 28 characters for it.
-_CHAIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,27}")
+CHAIN_NAME = r"[A-Za-z_][A-Za-z0-9_.-]{0,27}"
 _TAKEN_NAMES = ("ACCEPT", "DROP", "RETURN", "QUEUE", "INPUT", "FORWARD", "OUTPUT", "CNI-FORWARD")
 
 # Characters of a link's name that mean nothing to nft and iptables.
-_LINK_NAME = re.compile(r"[A-Za-z0-9_.@=~,-]+")
+_LINK_NAME = r"[A-Za-z0-9_.@=~,-]+"
 
 
 class Conf(NetConf, frozen=True, kw_only=True, rename="camel"):
@@ -68,7 +68,7 @@ class Conf(NetConf, frozen=True, kw_only=True, rename="camel"):
         if self.ingress_policy not in ("", *POLICIES):
             raise ConfigError(f"invalid ingressPolicy {self.ingress_policy!r}: expected {', '.join(POLICIES)}")
         name = self.iptables_admin_chain_name
-        if name and (not _CHAIN_NAME.fullmatch(name) or name in _TAKEN_NAMES or name.startswith("CNI-ISOLATION-")):
+        if name and (not re.fullmatch(CHAIN_NAME, name) or name in _TAKEN_NAMES or name.startswith("CNI-ISOLATION-")):
             told = "expected at most 28 letters, digits and _ . - that no other chain or target has"
             raise ConfigError(f"invalid iptablesAdminChainName {name!r}: {told}")
 
@@ -175,5 +175,5 @@ def _require_link(wanted: Wanted) -> None:
             f"ingressPolicy {wanted.policy} needs the pod's bridge, and prevResult lists no interfaces",
             "it is the first one of prevResult, which cniVersion 0.3.0 and later have",
         )
-    if not _LINK_NAME.fullmatch(wanted.bridge):
+    if not re.fullmatch(_LINK_NAME, wanted.bridge):
         raise ConfigError(f"ingressPolicy {wanted.policy}: packet rules cannot name the link {wanted.bridge!r}")

@@ -61,7 +61,7 @@ def script(folder: Path, name: str, body: str) -> None:
 
 
 def test_a_missing_program_names_package_and_way_out(programs: Path) -> None:
-    with pytest.raises(NoProgram, match=r"no program iptables-restore.*package iptables.*ipMasqBackend"):
+    with pytest.raises(NoProgram, match=r"no program iptables-restore.*package iptables.*leave the key out"):
         Iptables(str(programs)).restore(False, "*nat\nCOMMIT\n")
     assert "no program iptables-restore" in Iptables().available()
     assert Iptables().save(False) == ""
@@ -123,6 +123,6 @@ def test_the_legacy_tables_are_known_from_the_kernel(tmp_path: Path, monkeypatch
     monkeypatch.setattr(door, "_LEGACY_TABLES", {False: str(names), True: str(tmp_path / "none")})
     assert not Iptables().legacy(False)
     names.write_text("filter\nnat\n")
-    assert Iptables().legacy(False) and not Iptables().legacy_nat(True)
+    assert Iptables().legacy(False) and not Iptables().legacy(True)
     names.write_text("filter\n")
     assert not Iptables().legacy(False)
