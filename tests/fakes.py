@@ -328,7 +328,7 @@ class FakeKernel:
         words = f"cannot switch the isolation of bridge port {name}"
         link = self._must(name, words)
         if not link.master:
-            raise refused(words, errno.EINVAL)
+            raise refused(words, errno.EOPNOTSUPP)
         link.isolated = on
 
     def delete_links(self, names: Iterable[str], group: int) -> dict[str, bool]:

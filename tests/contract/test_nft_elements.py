@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cni.nft import elements, masq
+from cni.nft import elements, forward, masq
 from cni.nft.apply import Exists, NftError, NotFound
 from cni.nft.elements import encode, verdict
 from cni.nft.nfnetlink import Nfnetlink
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 V4, V6, SINGLE = ip_interface("10.1.0.5/16"), ip_interface("fd00::5/64"), ip_interface("10.9.9.9/32")
 LABEL, LONG = "podwire/net/c1/eth0", "podwire/net/" + "c" * 103 + "/eth0"
-FRAME = "".join(masq.add("somebody", cidr) for cidr in (V4, V6, SINGLE))
+FRAME = "".join(masq.add("somebody", cidr) for cidr in (V4, V6, SINGLE)) + forward.skeleton()
 SUBNETS = {cidr: masq.subnet_name(cidr) for cidr in (V4, V6, SINGLE)}
 
 # Texts that are run one after the other; the last one is judged.
@@ -42,6 +42,13 @@ SEQUENCES = {
     "no such set": [masq.clear(V4.ip, "pods_1.2.3.0/24")],
     "no such element": [f"delete element inet podwire_masquerade {SUBNETS[V4]} {{ 10.1.0.99 }}\n"],
     "the second line fails": [masq.clear(ip_address("10.1.0.8"), SUBNETS[V4]) + masq.clear(V4.ip, "pods_1.2.3.0/24")],
+    "firewall": [forward.claim(LABEL, V4.ip) + forward.claim(LABEL, V6.ip)],
+    "firewall, end": [forward.claim(LABEL, V4.ip), forward.remove(LABEL, V4.ip)],
+    "firewall, another's": [forward.claim("somebody", V4.ip), forward.remove(LABEL, V4.ip)],
+    "policy": [forward.claim_policy(LABEL, "cni0", forward.ISOLATED)],
+    "policy, long name": [forward.claim_policy(LABEL, "a" * 15, forward.SAME_BRIDGE)],
+    "policy, end": [forward.claim_policy(LABEL, "b", "isolated"), forward.remove_policy(LABEL, "b", "isolated")],
+    "policy of nobody": [f'delete element inet {forward.TABLE} closed {{ "cni0" }}\n'],
     "another kind of address": [f"add element inet podwire_masquerade {SUBNETS[V4]} {{ fd00::9 }}\n"],
 }
 
@@ -99,6 +106,10 @@ def test_the_same_by_both_ways(texts: list[str]) -> None:
         "add element inet t s { 10.0.0.1, 10.0.0.2 }\n",
         "add element inet t s { 10.0.0.1 timeout 5s }\n",
         "add element inet t s { 1.2.3 }\n",
+        'add element inet t s { "cni*" }\n',
+        'add element inet t s { "aaaaaaaaaaaaaaaa" }\n',
+        'add element inet t s { "äääääääää" }\n',
+        'add element inet t s { "a" . "b" . "c" }\n',
         "add element inet t s { a::b::c }\n",
         f'add element inet t s {{ 10.0.0.1 comment "{"x" * 121}" }}\n',
         "add element bridge t s { 10.0.0.1 }\n",
