@@ -57,8 +57,11 @@ class Setup(msgspec.Struct, frozen=True):
         return table([*self.shared, *self.own])
 
     def later(self) -> str:
-        """What is left to do where another call has made what pods share meanwhile."""
-        return table(self.own)
+        """What is left to do where another call has made the chains meanwhile: with them it made all that every pod needs, but
+        no policy that it was not asked for. A rule that is there twice does no harm.
+        """
+        policies = any(stage in command for command in self.shared for stage in STAGES)
+        return table([*(command for command in self.shared if policies and not command.startswith("-N ")), *self.own])
 
     def undo_own(self) -> str:
         """Take back the attachment's."""

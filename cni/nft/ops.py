@@ -222,6 +222,15 @@ def apply_iptables(op: RunIptables, iptables: Iptables) -> None:
         iptables.restore(op.v6, op.text, op.what, op.legacy)
     except IptablesError as error:
         if op.exists and isinstance(error, ChainExists):
-            iptables.restore(op.v6, op.exists, op.what, op.legacy)
+            _restore_rest(op.exists, op, iptables)
         elif not op.yields and not (op.exists == "" and isinstance(error, ChainExists)):
             raise
+
+
+def _restore_rest(text: str, op: RunIptables, iptables: Iptables) -> None:
+    from cni.nft.iptables import IptablesError
+
+    try:
+        iptables.restore(op.v6, text, op.what, op.legacy)
+    except IptablesError as error:
+        raise TryAgain(f"{op.what}: another call is making the same chains", error.details) from error

@@ -505,6 +505,22 @@ def test_many_at_once(closed: Lab, backend: str) -> None:
         assert TABLE not in closed.node.sh("nft list ruleset")
 
 
+def test_coming_and_going(closed: Lab, own_promise: None) -> None:
+    """Each is the first pod and the last one again and again, while others are, too: who is told to be let through is."""
+    before = rules(closed.node)
+    pods = [Pod(closed, firewall(ingressPolicy="same-bridge"), network()) for _ in range(4)]
+
+    def come_and_go(pod: Pod) -> None:
+        for _ in range(6):
+            pod.it.add()
+            pod.it.check().succeeded()
+            pod.it.delete().succeeded()
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(come_and_go, pods))
+    assert rules(closed.node) == before
+
+
 # -- Beside the Go plugin --
 
 
