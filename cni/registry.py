@@ -5,6 +5,7 @@ from __future__ import annotations
 PLUGINS = {
     "bandwidth": "cni.plugins.bandwidth",
     "bridge": "cni.plugins.bridge",
+    "firewall": "cni.plugins.firewall",
     "host-gw": "cni.plugins.host_gw",
     "loopback": "cni.plugins.loopback",
     "macvlan": "cni.plugins.macvlan",

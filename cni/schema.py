@@ -17,6 +17,9 @@ from cni.net.facts import MACVLAN_MODES
 from cni.net.macvlan import QUEUE_RANGE
 from cni.net.shaping import BURST_MAX, BURST_MIN, RATE_MAX, RATE_MIN
 from cni.net.vlans import VID_MAX
+from cni.nft.firewall import BACKENDS as FIREWALLS
+from cni.nft.firewall import POLICIES
+from cni.plugins.firewall import CHAIN_NAME
 from cni.registry import PLUGINS
 from cni.spec import versions
 from cni.spec.addresses import Cidr, Ip, Mac
@@ -113,6 +116,9 @@ NARROWER: dict[tuple[str, str], Json] = {
     **{(plugin, "ipMasqBackend"): {"enum": ["", *BACKENDS]} for plugin in VETH},
     **{(plugin, "mtu"): _MTU for plugin in (*VETH, "macvlan")},
     **{("bandwidth", f"{where}{key}"): told for where in ("", "runtimeConfig.bandwidth.") for key, told in _LIMITS.items()},
+    ("firewall", "backend"): {"enum": ["", *FIREWALLS]},
+    ("firewall", "ingressPolicy"): {"enum": ["", *POLICIES]},
+    ("firewall", "iptablesAdminChainName"): {"pattern": f"^({CHAIN_NAME})?$"},
     ("bridge", "vlan"): {"minimum": 0, "maximum": VID_MAX},
     ("bridge", "vlanTrunk[].minID"): {"minimum": 1, "maximum": VID_MAX},
     ("bridge", "vlanTrunk[].maxID"): {"minimum": 1, "maximum": VID_MAX},

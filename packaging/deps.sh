@@ -43,6 +43,7 @@ procps                      sysctl, ps
 mount                       private mounts of test nodes
 util-linux                  unshare, nsenter
 libc6-dev                   the native client with sanitizers, which musl has not
+dbus-daemon                 a message bus for what stands in for firewalld
 conntrack                   connection tracking entries that DEL must drop
 systemd                     runs the agent's units in tests
 containernetworking-plugins the Go reference plugins, in /usr/lib/cni

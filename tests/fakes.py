@@ -23,7 +23,8 @@ from cni.net.facts import Filter, Link, NeighbourSeen, Qdisc, RouteSeen, Shaping
 from cni.net.ops import RTPROT_PODWIRE, Side
 from cni.net.qdiscs import INGRESS_HANDLE, TBF_HANDLE
 from cni.nft.apply import Busy, Exists, NftError, NotFound
-from cni.nft.iptables import IptablesError
+from cni.nft.firewalld import FirewalldError
+from cni.nft.iptables import ChainExists, IptablesError
 from cni.spec.addresses import Cidr, Ip, is_v6
 from cni.spec.errors import EnvError, KernelError, TryAgain, UnknownSandbox, UnsupportedField
 
@@ -451,6 +452,13 @@ class FakeKernel:
     def forget(self) -> None:
         """A fake remembers no indexes."""
 
+    def isolate_port(self, name: str, on: bool) -> None:
+        words = f"cannot switch the isolation of bridge port {name}"
+        link = self._must(name, words)
+        if not link.master:
+            raise refused(words, errno.EOPNOTSUPP)
+        link.isolated = on
+
     def delete_links(self, names: Iterable[str], group: int) -> dict[str, bool]:
         return {name: self.delete_link(name) for name in names}
 
@@ -818,14 +826,18 @@ class FakeNft:
             raise Busy(f"chain {name} is in use")
         del there.chains[name]
 
-    def _add_rule(self, family: str, table: str, chain: str, words: str) -> None:
+    def _add_rule(self, verb: str, family: str, table: str, chain: str, words: str) -> None:
         comment = ""
         if found := re.fullmatch(r'(.*) comment "([^"]*)"', words):
             words, comment = found.groups()
         expr = _expressions(words)
         for name in re.findall(r"@(\S+)", words):
             self._set_at(family, table, name)
-        self._chain_at(family, table, chain).rules.append(FakeRule(self.rules.handle(), expr, comment))
+        for word in expr:
+            if "jump" in word:
+                self._chain_at(family, table, word["jump"]["target"])
+        rules = self._chain_at(family, table, chain).rules
+        rules.insert(0 if verb == "insert" else len(rules), FakeRule(self.rules.handle(), expr, comment))
 
     def _delete_rule(self, family: str, table: str, chain: str, handle: str) -> None:
         rules = self._chain_at(family, table, chain).rules
@@ -874,7 +886,7 @@ class FakeNft:
         (rf"flush set {_NAMED}", _flush_set),
         (rf"delete chain {_NAMED}", _delete_chain),
         (rf"delete rule {_NAMED} handle (\d+)", _delete_rule),
-        (rf"add rule {_NAMED} (.+)", _add_rule),
+        (rf"(add|insert) rule {_NAMED} (.+)", _add_rule),
         (rf"add (set|map) {_NAMED} \{{ type [^;:]+?(?: : ([^;]+))?;( flags interval;)? \}}", _add_set),
         (rf"delete (?:set|map) {_NAMED}", _delete_set),
         (rf'add element {_NAMED} \{{ ({_PART}(?: \. {_PART})*)(?: comment "([^"]*)")?(?: : (.+))? \}}', _add_element),
@@ -919,16 +931,24 @@ def _expressions(words: str) -> list[Any]:
     while words:
         for pattern, made in (
             (r"(continue|masquerade|drop|accept)", lambda m: {m[1]: None}),
+            (r"counter", lambda m: {"counter": {"packets": 0, "bytes": 0}}),
+            (r"meta mark and (0x\w+) (==|!=) (\w+)", lambda m: _match(m[2], {"&": [MARK, int(m[1], 16)]}, int(m[3], 0))),
+            (r"meta mark set meta mark (and|or) (0x\w+)", lambda m: _mangle("&" if m[1] == "and" else "|", int(m[2], 16))),
+            (r"ct state (\S+)", lambda m: _match("in", {"ct": {"key": "state"}}, m[1].split(","))),
+            (
+                r"iifname \. oifname (@\S+)",
+                lambda m: _match("==", {"concat": [{"meta": {"key": f"{side}ifname"}} for side in "io"]}, m[1]),
+            ),
+            (r"(iifname|oifname) (@\S+)", lambda m: _match("==", {"meta": {"key": m[1]}}, m[2])),
             (r"jump (\S+)", lambda m: {"jump": {"target": m[1]}}),
             (r"meta nfproto (\S+)", lambda m: _match("==", {"meta": {"key": "nfproto"}}, m[1])),
             (r"fib daddr type local", lambda m: _match("==", {"fib": {"result": "type", "flags": ["daddr"]}}, "local")),
-            (r"ct status dnat", lambda m: _match("in", {"ct": {"key": "status"}}, "dnat")),
             (r"dnat (ip6?) to (.+) map (@\S+)", lambda m: _dnat(m[1], m[2], m[3])),
             (
                 r"(ip6?) saddr \. ip6? daddr (@\S+)",
                 lambda m: _match("==", {"concat": [_payload(m[1], "saddr"), _payload(m[1], "daddr")]}, m[2]),
             ),
-            (r"iifname (@\S+)", lambda m: _match("==", {"meta": {"key": "iifname"}}, m[1])),
+            (r"ct status (\S+)", lambda m: _match("in", {"ct": {"key": "status"}}, m[1])),
             (
                 r"iifname \. ether saddr != (@\S+)",
                 lambda m: _match("!=", {"concat": [{"meta": {"key": "iifname"}}, _payload("ether", "saddr")]}, m[1]),
@@ -957,6 +977,13 @@ def _dnat(family: str, key: str, name: str) -> dict[str, Any]:
     return {"dnat": {"family": family, "addr": {"map": {"key": {"concat": concat}, "data": name}}}}
 
 
+MARK = {"meta": {"key": "mark"}}
+
+
+def _mangle(op: str, bits: int) -> dict[str, Any]:
+    return {"mangle": {"key": MARK, "value": {op: [MARK, bits]}}}
+
+
 def _match(op: str, left: Any, right: Any) -> dict[str, Any]:
     return {"match": {"op": op, "left": left, "right": right}}
 
@@ -976,6 +1003,13 @@ def _right(text: str) -> Any:
     return {"prefix": {"addr": str(network.network_address), "len": network.prefixlen}}
 
 
+# The base chains that a call of iptables makes, by table.
+_BASE_CHAINS = {
+    "nat": (("POSTROUTING", "postrouting", "100"), ("PREROUTING", "prerouting", "-100"), ("OUTPUT", "output", "-100")),
+    "filter": (("FORWARD", "forward", "0"),),
+}
+
+
 class FakeIptables:
     """`cni.nft.iptables.Iptables` of the nft variant: its rules are in the same ruleset, where nft sees them."""
 
@@ -985,49 +1019,47 @@ class FakeIptables:
     def __init__(self, rules: Ruleset) -> None:
         self.rules = rules
 
-    def available(self) -> str:
+    def available(self, table: str = "nat", families: tuple[bool, ...] = (False, True)) -> str:
         return ""
 
-    def legacy_nat(self, v6: bool) -> bool:
+    def legacy(self, v6: bool, table: str = "nat") -> bool:
         return False
 
     def restore(self, v6: bool, text: str, what: str = "change iptables rules", legacy: bool = False) -> None:
         """`iptables-restore --noflush`: all of it or nothing."""
         assert not legacy, "the fake has no legacy tables"
         lines = text.splitlines()
-        assert (lines[0], lines[-1]) == ("*nat", "COMMIT"), text
+        assert (lines[0], lines[-1]) in (("*nat", "COMMIT"), ("*filter", "COMMIT")), text
         before = copy.deepcopy(self.rules.tables)
-        family = "ip6" if v6 else "ip"
-        nat = self.rules.tables.setdefault((family, "nat"), FakeTable())
-        hook = {"type": "nat", "hook": "postrouting", "prio": "100", "policy": "accept"}
-        nat.chains.setdefault("POSTROUTING", FakeChain(hook))
-        for name in ("PREROUTING", "OUTPUT"):
-            nat.chains.setdefault(name, FakeChain({"type": "nat", "hook": name.lower(), "prio": "-100", "policy": "accept"}))
+        family, name = "ip6" if v6 else "ip", lines[0][1:]
+        table = self.rules.tables.setdefault((family, name), FakeTable())
+        for chain, hook, prio in _BASE_CHAINS[name]:
+            table.chains.setdefault(chain, FakeChain({"type": name, "hook": hook, "prio": prio, "policy": "accept"}))
         try:
             for line in lines[1:-1]:
-                self._apply(nat, family, line)
-        except AssertionError:
+                self._apply(table, family, line)
+        except (AssertionError, ChainExists):
             self.rules.tables = before
             raise
         except KeyError as error:
             self.rules.tables = before
             raise IptablesError(f"cannot {what}", f"iptables-restore: line failed: {line}") from error
 
-    def save(self, v6: bool, legacy: bool = False) -> str:
+    def save(self, v6: bool, legacy: bool = False, table: str = "nat") -> str:
         assert not legacy, "the fake has no legacy tables"
-        nat = self.rules.tables.get(("ip6" if v6 else "ip", "nat"))
+        nat = self.rules.tables.get(("ip6" if v6 else "ip", table))
         if nat is None:
             return ""
         told = [f":{name} {'ACCEPT' if chain.hook else '-'} [0:0]" for name, chain in nat.chains.items()]
         told += [rule.line for chain in nat.chains.values() for rule in chain.rules]
-        return "\n".join(["*nat", *told, "COMMIT", ""])
+        return "\n".join([f"*{table}", *told, "COMMIT", ""])
 
     def _apply(self, nat: FakeTable, family: str, line: str) -> None:
         if found := re.fullmatch(r":(\S+) - \[0:0\]", line):
             nat.chains[found[1]] = FakeChain()
         elif found := re.fullmatch(r"-N (\S+)", line):
             if found[1] in nat.chains:
-                raise KeyError(found[1])
+                raise ChainExists("cannot make a chain", f"{found[1]}: Chain already exists.")
             nat.chains[found[1]] = FakeChain()
         elif found := re.fullmatch(r"-I (\S+) 1 (.*)", line):
             rule = FakeRule(self.rules.handle(), *self._rule(nat, family, found[2]), f"-A {found[1]} {found[2]}")
@@ -1061,6 +1093,12 @@ class FakeIptables:
                 side = "saddr" if word == "-s" else "daddr"
                 expr.append(_match("!=" if inverted else "==", _payload(family, side), _right(tokens.pop(0))))
                 inverted = False
+            elif word in ("-i", "-o"):
+                expr.append(_match("!=" if inverted else "==", {"meta": {"key": f"{word[1]}ifname"}}, tokens.pop(0)))
+                inverted = False
+            elif word == "-m" and tokens[0] == "conntrack":
+                expr.append({"xt": {"type": "match", "name": "conntrack"}})
+                del tokens[:3]
             elif word == "-m" and tokens[0] == "comment":
                 assert tokens[1] == "--comment", words
                 comment = tokens[2]
@@ -1069,7 +1107,7 @@ class FakeIptables:
                 expr.append({"xt": {"type": "match", "name": f"{word} {tokens.pop(0)}"}})
             elif word == "-j":
                 target = tokens.pop(0)
-                if target in ("ACCEPT", "MASQUERADE"):
+                if target in ("ACCEPT", "MASQUERADE", "DROP", "RETURN"):
                     expr.append({target.lower(): None})
                 elif target in ("DNAT", "MARK"):
                     expr.append({"xt": {"type": "target", "name": f"{target} {tokens}"}})
@@ -1090,6 +1128,40 @@ class FakeConntrack:
         return 0
 
 
+class FakeFirewalld:
+    """`cni.nft.firewalld.Firewalld`: the sources of zones; None where no firewalld runs."""
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+
+    def running(self) -> bool:
+        return self.machine.zones is not None
+
+    def add_source(self, zone: str, source: str) -> bool:
+        there = self._zone(zone)
+        if source in there:
+            return False
+        there.add(source)
+        return True
+
+    def remove_source(self, zone: str, source: str) -> bool:
+        there = self._zone(zone)
+        if source not in there:
+            return False
+        there.remove(source)
+        return True
+
+    def has_source(self, zone: str, source: str) -> bool:
+        return source in self._zone(zone)
+
+    def _zone(self, zone: str) -> set[str]:
+        if self.machine.zones is None:
+            raise FirewalldError("cannot talk to firewalld", "it does not run")
+        if zone not in self.machine.zones:
+            raise FirewalldError("firewalld refused a call", f"INVALID_ZONE: {zone}")
+        return self.machine.zones[zone]
+
+
 # -- The host of a call --
 
 
@@ -1101,6 +1173,7 @@ class FakeHost:
         self.root = FakeKernel(machine, machine.root)
         self.sandbox = None if sandbox_fd is None else FakeKernel(machine, machine.at_fd(sandbox_fd))
         self.nft, self.iptables, self.conntrack = FakeNft(machine.rules), FakeIptables(machine.rules), FakeConntrack()
+        self.firewalld = FakeFirewalld(machine)
         self.closed = False
 
     def kernel(self, side: Side) -> FakeKernel:
@@ -1186,6 +1259,7 @@ class Machine:
         self.shapes = shapes  # has token buckets and ifbs
         self.root = Namespace("host", lo_up=True)
         self.rules = Ruleset()
+        self.zones: dict[str, set[str]] | None = None
         self.pods: dict[str, Namespace] = {}
         self.files: dict[str, bytes] = {}
         # Why no file could be made, for STATUS.
@@ -1256,5 +1330,6 @@ class Machine:
             told += [f"namespace {namespace.name}", *(f"  {line}" for line in namespace.dump())]
         told += [*self.rules.dump()]
         told += [f"file {path} {content!r}" for path, content in sorted(self.files.items())]
+        told += [f"zone {zone}: {' '.join(sorted(found))}" for zone, found in (self.zones or {}).items()]
         told += [f"at work: {len(self.at_work)}"] if self.at_work else []
         return "\n".join(told) + "\n"

@@ -346,6 +346,16 @@ def _forget_flows(op: rules.ForgetFlows, host: Host) -> bool:
         return False  # a kernel without connection tracking remembers nothing; else, the entries expire
 
 
+def _bind_source(op: rules.BindSource, host: Host) -> bool:
+    change = host.firewalld.add_source if op.on else host.firewalld.remove_source
+    return change(op.zone, op.source)
+
+
+def _isolate_port(op: ops.IsolatePort, host: Host) -> bool:
+    host.root.isolate_port(op.name, op.on)
+    return True
+
+
 def _fail(op: rules.Unread, host: Host) -> bool:
     raise CNIError(op.msg, op.details, op.code)
 
@@ -362,6 +372,7 @@ APPLY: dict[type[Any], Callable[[Any, Host], bool]] = {
     ops.SetLink: _set_link,
     ops.PinMac: _pin_mac,
     ops.SetVlans: _set_vlans,
+    ops.IsolatePort: _isolate_port,
     ops.AddAddress: lambda op, host: host.kernel(op.side).add_address(op.ifname, op.address, op.dad, op.subnet),
     ops.AddGateway: lambda op, host: host.root.add_address(op.ifname, op.address),
     ops.DropGateway: _drop_gateway,
@@ -391,5 +402,7 @@ APPLY: dict[type[Any], Callable[[Any, Host], bool]] = {
     rules.Settle: _settle,
     rules.SettleIptables: _settle_iptables,
     rules.ForgetFlows: _forget_flows,
+    rules.BindSource: _bind_source,
+    rules.InCaseOfUndo: lambda op, host: True,
     rules.Unread: _fail,
 }

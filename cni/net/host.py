@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from cni.nft.apply import Nft
     from cni.nft.conntrack import Conntrack
+    from cni.nft.firewalld import Firewalld
     from cni.nft.iptables import Iptables
 
 # Where calls tell each other that they are at work; see Host.work and Host.alone.
@@ -113,6 +114,13 @@ class Host:
 
         return Conntrack()
 
+    @cached_property
+    def firewalld(self) -> Firewalld:
+        """The host's firewalld."""
+        from cni.nft.firewalld import Firewalld
+
+        return Firewalld()
+
     def kernel(self, side: Side) -> Kernel:
         """The kernel door of a side."""
         if side is Side.HOST:
@@ -199,10 +207,13 @@ class Host:
     def close(self) -> None:
         """Close every door that was opened."""
         root, sandbox = self.__dict__.pop("root", None), self.__dict__.pop("sandbox", None)
+        firewalld = self.__dict__.pop("firewalld", None)
         if root is not None:
             self._doors.give_back(root)
         if sandbox is not None:
             sandbox.close()
+        if firewalld is not None:
+            firewalld.close()
         if self._own:
             self._doors.close()
         if self.sandbox_fd is not None:

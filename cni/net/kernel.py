@@ -369,6 +369,12 @@ class Kernel:
         except KernelError as error:
             raise _without_vlans(error) if vlan_filtering else error from error
 
+    def isolate_port(self, name: str, on: bool) -> None:
+        """Switch the isolation of a bridge's port."""
+        data = {"attrs": [["IFLA_BRPORT_ISOLATED", int(on)]]}
+        attrs = [["IFLA_LINKINFO", {"attrs": [["IFLA_INFO_SLAVE_KIND", "bridge"], ["IFLA_INFO_SLAVE_DATA", data]]}]]
+        self._wire.run(f"cannot switch the isolation of bridge port {name}", _change(name, attrs))
+
     def delete_link(self, name: str) -> bool:
         """Delete a link; False when it was gone already."""
         self._indexes.pop(name, None)

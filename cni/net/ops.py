@@ -65,6 +65,19 @@ class CreateBridge(Op, frozen=True, kw_only=True):
         return DeleteUnusedBridge(name=self.name)
 
 
+class IsolatePort(Op, frozen=True, kw_only=True):
+    """Switch a bridge port's isolation: isolated ports of a bridge exchange no frames, with all others they do."""
+
+    name: str
+    on: bool = True
+
+    def describe(self) -> str:
+        return f"{'isolate' if self.on else 'do not isolate'} bridge port {self.name} from others that are isolated"
+
+    def inverse(self) -> Op | None:
+        return IsolatePort(name=self.name, on=not self.on)
+
+
 class DeleteUnusedBridge(Op, frozen=True, kw_only=True):
     """Delete a bridge that has no port."""
 

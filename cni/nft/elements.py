@@ -14,15 +14,14 @@ from ipaddress import ip_address, ip_network
 from struct import Struct
 from typing import NamedTuple
 
-_PART = r'(?:"[^"\s/:*]{1,15}"|[0-9a-z.:]+(?:/[0-9]{1,3})?)'
+_PART = r'(?:"[^"\s*]{1,15}"|[0-9a-z.:]+(?:/[0-9]{1,3})?)'
 _CHANGE = re.compile(
     r"(add|delete) element (inet|ip|ip6) (\w+) ([\w./-]+) "
-    rf'\{{ ({_PART}(?: \. {_PART})*)(?: comment "([^"\n]{{1,120}})")?(?: : (0x[0-9a-f]{{8}}|{_PART}(?: \. {_PART})*))? \}}'
+    rf'\{{ ({_PART}(?: \. {_PART})*)(?: comment "([^"\n]{{1,120}})")?(?: : ({_PART}(?: \. {_PART})*))? \}}'
 )
 _FLUSH = re.compile(r"flush set (inet|ip|ip6) (\w+) ([\w./-]+)")
 
 _PROTOCOLS = {"tcp": 6, "udp": 17, "sctp": 132}
-_IFNAME_SIZE = 16
 
 _FAMILIES = {"inet": 1, "ip": 2, "arp": 3, "netdev": 5, "bridge": 7, "ip6": 10}
 
@@ -32,6 +31,7 @@ _ATTRIBUTE = Struct("=HH")
 _MARK = Struct("=I")
 _PORT = Struct(">H")
 _ERROR = Struct("=i")
+_IFNAME = 16  # IFNAMSIZ
 
 # The answer for the generation: header, nfgenmsg and attribute header passed over, NFTA_GEN_ID.
 _GENERATION = Struct("=IH2xI4x4x4x4s")
@@ -144,7 +144,7 @@ def chain_errno(answer: bytes, number: int) -> int | None:
 def _element(key: str, comment: str | None, value: str | None) -> bytes | None:
     try:
         first, last = _packed(key)
-        data = None if value is None else _data(value)
+        data = None if value is None else _packed(value)[0]
     except ValueError:
         return None
     parts = [_nested(_KEY, _attribute(_VALUE, first))]
@@ -158,13 +158,8 @@ def _element(key: str, comment: str | None, value: str | None) -> bytes | None:
     return b"".join(parts)
 
 
-def _data(value: str) -> bytes:
-    """What a map has for a key: a mark, or what keys are made of."""
-    return _MARK.pack(int(value, 16)) if value.startswith("0x") else _packed(value)[0]
-
-
 def _packed(text: str) -> tuple[bytes, bytes]:
-    """A key as the kernel compares it: its first and its last value. Joined parts begin at multiples of four bytes.
+    """A key as the kernel compares it, or a value: its first and its last. Joined parts begin at multiples of four bytes.
 
     ValueError for what is not known here, ranges that stand alone among it: sets of those have another form.
     """
@@ -179,11 +174,14 @@ def _packed(text: str) -> tuple[bytes, bytes]:
 
 
 def _part(text: str) -> tuple[bytes, bytes]:
-    """An interface's name, a protocol, a port, a range of addresses or an address."""
+    """A link's name, a mark, a protocol, a port, a range of addresses or an address."""
     if text.startswith('"'):
-        packed = text[1:-1].encode().ljust(_IFNAME_SIZE, b"\0")
-        if len(packed) > _IFNAME_SIZE:
+        name = text[1:-1].encode()
+        if len(name) >= _IFNAME:
             raise ValueError(text)
+        packed = name.ljust(_IFNAME, b"\0")
+    elif text.startswith("0x"):
+        packed = _MARK.pack(int(text, 16))
     elif text in _PROTOCOLS:
         packed = bytes((_PROTOCOLS[text],))
     elif text.isdecimal():

@@ -42,6 +42,10 @@ class NoProgram(IptablesError):
     """The program is not installed."""
 
 
+class ChainExists(IptablesError):
+    """A chain that was to be made is there already."""
+
+
 class Iptables:
     """The iptables rules of a network namespace. ``path`` is searched before the usual folders.
 
@@ -60,31 +64,31 @@ class Iptables:
         if done.returncode:
             raise _failed(f"cannot {what}", done)
 
-    def save(self, v6: bool, legacy: bool = False) -> str:
-        """The nat table as ``iptables-save`` prints it; empty where no such program is installed."""
+    def save(self, v6: bool, legacy: bool = False, table: str = "nat") -> str:
+        """A table as ``iptables-save`` prints it; empty where no such program is installed."""
         try:
             program = self._find(v6, "save", legacy, "read iptables rules")
         except NoProgram:
             return ""
-        done = self._run([program, "-t", "nat"], "", "cannot read iptables rules")
+        done = self._run([program, "-t", table], "", "cannot read iptables rules")
         if done.returncode:
             raise _failed("cannot read iptables rules", done)
         return done.stdout
 
-    def legacy_nat(self, v6: bool) -> bool:
-        """Whether the nat table of the old kernel interface is in use: its rules are invisible to nftables."""
+    def legacy(self, v6: bool, table: str = "nat") -> bool:
+        """Whether a table of the old kernel interface is in use: its rules are invisible to nftables."""
         try:
             with open(_LEGACY_TABLES[v6]) as names:
-                return "nat\n" in names
+                return f"{table}\n" in names
         except OSError:
             return False  # the kernel has no such interface, or it was never loaded
 
-    def available(self) -> str:
-        """Why iptables cannot be used here; empty when it can."""
+    def available(self, table: str = "nat", families: tuple[bool, ...] = (False, True)) -> str:
+        """Why iptables cannot be used here for these families; empty when it can."""
         try:
-            for v6 in (False, True):
+            for v6 in families:
                 self._find(v6, "restore", False, "use iptables")
-            self.restore(False, "*nat\nCOMMIT\n", "use iptables")
+            self.restore(families[0], f"*{table}\nCOMMIT\n", "use iptables")
         except CNIError as error:
             return str(error)
         return ""
@@ -101,7 +105,7 @@ class Iptables:
                     return f"{folder}/{name}"
         raise NoProgram(
             f"cannot {what}: no program {names[-1]}",
-            "install the package iptables, or leave ipMasqBackend out: nftables, the default, needs no program",
+            "install the package iptables, or leave the key out that asks for it: nftables, the default, needs no program",
         )
 
     def _run(self, argv: list[str], text: str, attempted: str) -> CompletedProcess[str]:
@@ -129,4 +133,5 @@ def _failed(attempted: str, done: CompletedProcess[str]) -> CNIError:
     told = done.stderr.strip()
     if done.returncode == _LOCKED and "lock" in told:
         return TryAgain(f"{attempted}: another program kept the iptables lock for {LOCK_WAIT_S} s", told)
-    return IptablesError(attempted, f"{done.args[0]} ended with status {done.returncode}: {told}")
+    kind = ChainExists if "Chain already exists" in told else IptablesError
+    return kind(attempted, f"{done.args[0]} ended with status {done.returncode}: {told}")

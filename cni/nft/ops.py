@@ -58,13 +58,16 @@ class Sweep(msgspec.Struct, frozen=True, kw_only=True):
     """Remove the parts of a table of ours in which nothing is left, unless something is added meanwhile.
 
     Three steps, so that what was seen is what is removed: ``begin`` puts a token into the table that every addition takes
-    away again; then ``listing`` is asked; ``end`` decides from the answer, and its transaction fails as a whole if the
-    token is gone. A sweep that was killed leaves its token, which the next addition takes away.
+    away again; then ``listing`` is asked, and what else ``end`` should see (``also``); ``end`` decides from the answer, and its
+    transaction fails as a whole if the token is gone. A sweep that was killed leaves its token, which the next addition takes
+    away. ``idle`` says of a listing whether there is anything to do at all; without it there always is.
     """
 
     what: str
     begin: Callable[[int], str]
     listing: str
+    also: tuple[str, ...] = ()
+    idle: Callable[[list[dict[str, Any]]], bool] | None = None
     end: Callable[[list[dict[str, Any]], int], str]
     shared: bool = False
 
@@ -104,12 +107,18 @@ class Settle(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RunIptables(msgspec.Struct, frozen=True, kw_only=True):
-    """Run one ``iptables-restore --noflush`` of a family; ``legacy`` asks for the variant of the old kernel interface."""
+    """Run one ``iptables-restore --noflush`` of a family; ``legacy`` asks for the variant of the old kernel interface.
+
+    ``exists`` is what is left to do when the text fails because a chain that it makes is there by now; empty for nothing.
+    ``yields`` says that a failure is none: what was to be removed was never made, or others use it.
+    """
 
     v6: bool
     text: str
     what: str
     undo: str = ""
+    exists: str | None = None
+    yields: bool = False
     legacy: bool = False
     shared: bool = False
 
@@ -164,6 +173,43 @@ class ForgetFlows(msgspec.Struct, frozen=True, kw_only=True):
 
     def inverse(self) -> None:
         """Who sends is looked up anew."""
+
+
+class BindSource(msgspec.Struct, frozen=True, kw_only=True):
+    """Have a zone of firewalld hold for what comes from an address, or (``on`` False) not any more."""
+
+    zone: str
+    source: str
+    on: bool = True
+    shared: bool = False
+
+    def describe(self) -> str:
+        """The operation in words."""
+        return (
+            f"{'put' if self.on else 'take'} source {self.source} {'into' if self.on else 'from'} firewalld's zone {self.zone}"
+        )
+
+    def inverse(self) -> BindSource | None:
+        """The operation that takes this one back."""
+        return BindSource(zone=self.zone, source=self.source, on=False) if self.on else None
+
+
+class InCaseOfUndo(msgspec.Struct, frozen=True, kw_only=True):
+    """Do nothing; ``op`` is run if the plan is taken back.
+
+    For what a later operation of the plan makes for others too: with ``shared`` it is run only while no other call is at work.
+    """
+
+    op: RunIptables | Sweep
+    shared: bool = False
+
+    def describe(self) -> str:
+        """The operation in words."""
+        return f"keep in mind to {self.op.describe()} when this call fails"
+
+    def inverse(self) -> RunIptables | Sweep:
+        """The operation that takes this one back."""
+        return self.op
 
 
 class Unread(msgspec.Struct, frozen=True, kw_only=True):
@@ -244,14 +290,14 @@ def apply_settle(op: Settle, nft: Nft, alive: Callable[[str], bool]) -> None:
 
 
 def apply_settle_iptables(op: SettleIptables, iptables: Iptables) -> None:
-    """Run the operation; IptablesError with the program's own text when the second try fails, too."""
+    """Run the operation; IptablesError with the program's own text when it fails, or the second try does."""
+    from cni.nft.iptables import ChainExists
+
     if op.text:
         try:
             return iptables.restore(op.v6, op.text, op.what)
-        except CNIError as error:
-            if "exist" not in error.details:
-                raise
-            # another call made what both need
+        except ChainExists:
+            pass  # another call made what both need
     text = op.answer(iptables.save(op.v6))
     return iptables.restore(op.v6, text, op.what) if text else None
 
@@ -271,13 +317,33 @@ def apply_sweep(op: Sweep, nft: Nft, token: int) -> None:
     """Run the operation; ``token`` (32 bits) is a number that no other sweep uses at the time. Gives way to additions."""
     from cni.nft.apply import Conflict
 
+    if op.idle is not None and not op.idle(nft.query(op.listing)):
+        return
     try:
         nft.run(op.begin(token), op.what)
-        nft.run(op.end(nft.query(op.listing), token), op.what)
+        listed = [entry for text in (op.listing, *op.also) for entry in nft.query(text)]
+        nft.run(op.end(listed, token), op.what)
     except Conflict:
         return
 
 
 def apply_iptables(op: RunIptables, iptables: Iptables) -> None:
     """Run the operation; IptablesError with the program's own text when it fails."""
-    iptables.restore(op.v6, op.text, op.what, op.legacy)
+    from cni.nft.iptables import ChainExists, IptablesError
+
+    try:
+        iptables.restore(op.v6, op.text, op.what, op.legacy)
+    except IptablesError as error:
+        if op.exists and isinstance(error, ChainExists):
+            _restore_rest(op.exists, op, iptables)
+        elif not op.yields and not (op.exists == "" and isinstance(error, ChainExists)):
+            raise
+
+
+def _restore_rest(text: str, op: RunIptables, iptables: Iptables) -> None:
+    from cni.nft.iptables import IptablesError
+
+    try:
+        iptables.restore(op.v6, text, op.what, op.legacy)
+    except IptablesError as error:
+        raise TryAgain(f"{op.what}: another call is making the same chains", error.details) from error

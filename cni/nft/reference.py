@@ -46,9 +46,16 @@ class NftReader(Protocol):
 class IptablesReader(Protocol):
     """What is read through ``cni.nft.iptables``."""
 
-    def save(self, v6: bool, legacy: bool = False) -> str: ...
-    def legacy_nat(self, v6: bool) -> bool: ...
-    def available(self) -> str: ...
+    def save(self, v6: bool, legacy: bool = False, table: str = "nat") -> str: ...
+    def legacy(self, v6: bool, table: str = "nat") -> bool: ...
+    def available(self, table: str = "nat", families: tuple[bool, ...] = (False, True)) -> str: ...
+
+
+class FirewalldReader(Protocol):
+    """What is read through ``cni.nft.firewalld``."""
+
+    def running(self) -> bool: ...
+    def has_source(self, zone: str, source: str) -> bool: ...
 
 
 class RuleReaders(Protocol):
@@ -58,6 +65,8 @@ class RuleReaders(Protocol):
     def nft(self) -> NftReader: ...
     @property
     def iptables(self) -> IptablesReader: ...
+    @property
+    def firewalld(self) -> FirewalldReader: ...
 
 
 class MasqRule(msgspec.Struct, frozen=True):
@@ -102,7 +111,7 @@ def look_named(host: RuleReaders, name: str, parent: str, parse: Parse) -> tuple
         if rules:
             base = host.nft.chain(f"{_IP[v6]} nat {parent}")
             found.append(msgspec.structs.replace(parse_chain(rules, base, name, v6), parent=parent))
-        if host.iptables.legacy_nat(v6):
+        if host.iptables.legacy(v6):
             saved = parse(host.iptables.save(v6, legacy=True), v6, True)
             found += [chain for chain in saved if chain.name == name]
     return tuple(found)
@@ -114,7 +123,7 @@ def look_all(host: RuleReaders, pattern: re.Pattern[str], parse: Parse) -> tuple
     for v6 in (False, True):
         names = chain_names(host.nft.query(f"list chains {_IP[v6]}"), "nat")
         for legacy in (False, True):
-            wanted = host.iptables.legacy_nat(v6) if legacy else any(map(pattern.fullmatch, names))
+            wanted = host.iptables.legacy(v6) if legacy else any(map(pattern.fullmatch, names))
             if wanted:
                 found += parse(host.iptables.save(v6, legacy), v6, legacy)
     return tuple({(chain.v6, chain.legacy, chain.name): chain for chain in found}.values())

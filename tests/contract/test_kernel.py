@@ -253,6 +253,23 @@ def test_a_veth_pair(lab: Lab) -> None:
         assert set(lab.links(pod=True) or ()) == {"lo", "eth0"}
 
 
+def test_the_isolation_of_a_port(lab: Lab) -> None:
+    lab.root.create_bridge("br0", 0, False)
+    lab.veth(master="br0", port={"hairpin": True, "isolated": False})
+    for on in (True, False):
+        lab.root.isolate_port("veth1", on)
+        near = must(lab.root.link("veth1"))
+        assert (near.isolated, near.hairpin, near.alias) == (on, True, "podwire/n/c/eth0")
+        if links := lab.links():
+            assert links["veth1"]["linkinfo"]["info_slave_data"]["isolated"] is on
+
+
+def test_only_ports_are_isolated(lab: Lab) -> None:
+    lab.veth()
+    assert number(lambda: lab.root.isolate_port("veth1", True)) == errno.EOPNOTSUPP
+    assert number(lambda: lab.root.isolate_port("nothing", True)) == errno.ENODEV
+
+
 def test_a_veth_pair_within_one_namespace(lab: Lab) -> None:
     lab.veth(peer="veth2", peer_fd=None)
     near, far = must(lab.root.link("veth1")), must(lab.root.link("veth2"))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from cni.nft import elements, masq, ports
+from cni.nft import elements, forward, masq, ports
 from cni.nft.apply import Exists, NftError, NotFound
 from cni.nft.elements import encode, verdict
 from cni.nft.nfnetlink import Nfnetlink
@@ -36,7 +36,7 @@ PORTS = Published(
     interface="cni0",
     witness="7 veth0",
 )
-FRAME = "".join(masq.add("somebody", cidr) for cidr in (V4, V6, SINGLE)) + ports.skeleton(Conditions())
+FRAME = "".join(masq.add("somebody", cidr) for cidr in (V4, V6, SINGLE)) + ports.skeleton(Conditions()) + forward.skeleton()
 NEAR = f"inet {ports.TABLE} near4"
 SUBNETS = {cidr: masq.subnet_name(cidr) for cidr in (V4, V6, SINGLE)}
 
@@ -66,6 +66,13 @@ SEQUENCES = {
     "an interface gone": [ports.claim(LABEL, PORTS), ports.close("cni0")],
     "a range within another": [ports.claim(LABEL, PORTS), f"add element {NEAR} {{ 10.1.0.0/24 . 10.1.0.0/24 }}\n"],
     "a range that is not there": [f"delete element {NEAR} {{ 10.1.0.0/24 . 10.1.0.0/24 }}\n"],
+    "firewall": [forward.claim(LABEL, V4.ip) + forward.claim(LABEL, V6.ip)],
+    "firewall, end": [forward.claim(LABEL, V4.ip), forward.remove(LABEL, V4.ip)],
+    "firewall, another's": [forward.claim("somebody", V4.ip), forward.remove(LABEL, V4.ip)],
+    "policy": [forward.claim_policy(LABEL, "cni0", forward.ISOLATED)],
+    "policy, long name": [forward.claim_policy(LABEL, "a" * 15, forward.SAME_BRIDGE)],
+    "policy, end": [forward.claim_policy(LABEL, "b", "isolated"), forward.remove_policy(LABEL, "b", "isolated")],
+    "policy of nobody": [f'delete element inet {forward.TABLE} closed {{ "cni0" }}\n'],
     "another kind of address": [f"add element inet podwire_masquerade {SUBNETS[V4]} {{ fd00::9 }}\n"],
 }
 
@@ -127,6 +134,9 @@ def test_the_same_by_both_ways(texts: list[str]) -> None:
         "add element inet t s { 10.0.0.1, 10.0.0.2 }\n",
         "add element inet t s { 10.0.0.1 timeout 5s }\n",
         "add element inet t s { 1.2.3 }\n",
+        'add element inet t s { "cni*" }\n',
+        'add element inet t s { "aaaaaaaaaaaaaaaa" }\n',
+        'add element inet t s { "äääääääää" }\n',
         "add element inet t s { a::b::c }\n",
         f'add element inet t s {{ 10.0.0.1 comment "{"x" * 121}" }}\n',
         "add element bridge t s { 10.0.0.1 }\n",

@@ -11,7 +11,19 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "build" / "bin"
 BUNDLE = ROOT / "build" / "bundle"
-NAMES = ("loopback", "bridge", "ptp", "host-gw", "macvlan", "portmap", "bandwidth", "tuning", "host-local", "static")
+NAMES = (
+    "loopback",
+    "bridge",
+    "ptp",
+    "host-gw",
+    "macvlan",
+    "portmap",
+    "firewall",
+    "bandwidth",
+    "tuning",
+    "host-local",
+    "static",
+)
 
 
 def python() -> str:

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.root
 # What the configurations of tuning change in a pod.
 TUNED = ("net/core/somaxconn", "net/ipv4/conf/eth0/arp_notify", "net/ipv4/ip_local_port_range")
 
-OWN_TABLES = ("podwire_masquerade", "podwire_macspoofchk", "podwire_portmap")
+OWN_TABLES = ("podwire_masquerade", "podwire_macspoofchk", "podwire_portmap", "podwire_firewall")
 
 
 class Worker:
@@ -98,6 +98,9 @@ def fresh(node: Node, worker: Worker, name: str) -> None:
     if "iptables" in name:
         for tool in ("iptables", "ip6tables"):
             node.sh(f"{tool} -t nat -A POSTROUTING -j RETURN; {tool} -t nat -D POSTROUTING -j RETURN")
+    if name.startswith("firewall"):
+        for tool in ("iptables", "ip6tables"):
+            node.sh(f"{tool} -P FORWARD DROP" + ("" if "iptables" in name else f"; {tool} -N CNI-ADMIN"))
     return None
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.harness.node import OUTSIDE
-from tests.harness.wrappers import BUNDLE, NAMES, ROOT
+from tests.harness.wrappers import BUNDLE, ROOT
 
 from . import books, image
 from .host import Host, unfit
@@ -26,10 +25,6 @@ AGENT_LOG = "/var/log/podwire-agent.log"
 
 # Plugins that every call of the runtime comes to: of the tests' lists for containerd, and of podman's own.
 CHAINS = {"containerd": {"bridge"}, "podman": {"bridge", "portmap", "firewall", "tuning"}}
-
-# Those of them that podwire does not have yet: for the time being the Go ones take their place.
-BORROWED = ("firewall",)
-LENDER = Path("/usr/lib/cni")
 
 
 @pytest.fixture(scope="session")
@@ -49,9 +44,6 @@ def host(packages: Path, request: pytest.FixtureRequest) -> Iterator[Host]:
     """A host with an outside behind its uplink; nothing runs in it but, in every second case, the agent."""
     with Host(packages) as made:
         made.run(INSTALL, "install", str(BUNDLE))
-        assert not set(BORROWED) & set(NAMES), "podwire has these now: they are borrowed no longer"
-        for name in BORROWED:
-            shutil.copy(LENDER / name, made.path(BIN_DIR))
         image.write(made.path(IMAGE), packages / "usr/bin/busybox")
         made.outside()
         if request.param == "one-shot":
@@ -65,7 +57,7 @@ def host(packages: Path, request: pytest.FixtureRequest) -> Iterator[Host]:
         lines = [json.loads(line) for line in told.splitlines()]
         served = {(line.get("plugin"), line.get("verb")) for line in lines}
         for runtime in CHAINS.keys() & set(request.fixturenames):
-            wanted = {(plugin, verb) for plugin in CHAINS[runtime] - set(BORROWED) for verb in ("ADD", "DEL")}
+            wanted = {(plugin, verb) for plugin in CHAINS[runtime] for verb in ("ADD", "DEL")}
             assert wanted <= served, f"not served by the agent: {wanted - served}\n{told}"
         assert not [line for line in lines if line.get("level") == "error"], told
 

@@ -124,7 +124,7 @@ def test_a_plugin_that_is_not_there() -> None:
     error = refused(dispatch("brigde", {**GOOD, "CNI_COMMAND": "STATUS"}, NET))
     assert (error["code"], error["details"]) == (
         7,
-        "known: bandwidth, bridge, host-gw, host-local, loopback, macvlan, portmap, ptp, static, tuning",
+        "known: bandwidth, bridge, firewall, host-gw, host-local, loopback, macvlan, portmap, ptp, static, tuning",
     )
 
 

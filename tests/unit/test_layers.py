@@ -33,7 +33,11 @@ PURE_NET = tuple(
 PURE_NFT = tuple(
     f"cni.nft.{name}"
     for name in (
+        "dbus",
         "elements",
+        "firewall",
+        "forward",
+        "forward_iptables",
         "ops",
         "listing",
         "masq",
@@ -92,6 +96,7 @@ EXCEPTIONS = {
     ("cni.oneshot", "ipam.registry"): "composition: which names this program answers to",
     ("cni.about", "ipam.registry"): "composition: what there is, for people",
     ("cni.schema", "ipam"): "composition: schemas of main plugin and IPAM together; no plugin call imports it",
+    ("cni.nft.ops", "cni.nft.iptables"): "likewise",
     ("cni.nft.apply", "cni.nft.listing"): "pure",
 }
 

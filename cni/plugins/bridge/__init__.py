@@ -234,7 +234,7 @@ def _plan_bridge(conf: Conf, bridge: Link | None, accept_ra: str) -> Plan:
     quiet: Plan = _no_router_advertisements(conf.bridge, accept_ra if bridge else "")
     if bridge is None:
         create = CreateBridge(name=conf.bridge, mtu=conf.mtu, vlan_filtering=conf.filters_vlans, keys=conf.vlan_keys)
-        plan: Plan = [create, *quiet]
+        plan: Plan = [create, *quiet, _no_detection(conf.bridge)]
         if conf.promisc_mode:
             plan.append(SetLink(shared=True, side=HOST, name=conf.bridge, promisc=True))
         return plan
@@ -247,6 +247,13 @@ def _plan_bridge(conf: Conf, bridge: Link | None, accept_ra: str) -> Plan:
     }
     changes = {key: value for key, value in wanted.items() if value is not None}
     return quiet + ([SetLink(shared=True, side=HOST, name=conf.bridge, keys=conf.vlan_keys, **changes)] if changes else [])
+
+
+def _no_detection(link: str) -> SetSysctls:
+    """A new bridge's own address is not tested for duplicates: for a second or two the host would ask for no neighbour there,
+    and reach no pod by IPv6.
+    """
+    return SetSysctls(shared=True, side=HOST, values=((f"net/ipv6/conf/{link}/accept_dad", "0"),))
 
 
 def _no_router_advertisements(link: str, before: str) -> Plan:

@@ -54,6 +54,16 @@ TABLE: list[tuple[Any, str, Any]] = [
         "create macvlan eth0 (02::2) in the sandbox, mode bridge, MTU 1400, broadcast queue 500, on up0 of the sandbox",
         ops.DeleteLink(side=SANDBOX, name="eth0"),
     ),
+    (
+        ops.IsolatePort(name="veth1"),
+        "isolate bridge port veth1 from others that are isolated",
+        ops.IsolatePort(name="veth1", on=False),
+    ),
+    (
+        ops.IsolatePort(name="veth1", on=False),
+        "do not isolate bridge port veth1 from others that are isolated",
+        ops.IsolatePort(name="veth1"),
+    ),
     (ops.AdmitVlan(bridge="br0", vid=5), "let VLAN 5 reach br0 itself", ops.ExpelVlan(bridge="br0", vid=5)),
     (ops.ExpelVlan(bridge="br0", vid=5), "keep VLAN 5 from br0 itself if nothing is attached to it", None),
     (
@@ -197,6 +207,21 @@ TABLE: list[tuple[Any, str, Any]] = [
         rules.SettleIptables(v6=True, text="", answer=str.upper, what="undo: change it"),
     ),
     (rules.ForgetFlows(address=V4.ip, port=53), "forget UDP connections to port 53", None),
+    (
+        rules.BindSource(zone="trusted", source="10.0.0.5/32"),
+        "put source 10.0.0.5/32 into firewalld's zone trusted",
+        rules.BindSource(zone="trusted", source="10.0.0.5/32", on=False),
+    ),
+    (
+        rules.BindSource(zone="trusted", source="10.0.0.5/32", on=False),
+        "take source 10.0.0.5/32 from firewalld's zone trusted",
+        None,
+    ),
+    (
+        rules.InCaseOfUndo(op=rules.RunIptables(v6=True, text="t", what="change it")),
+        "keep in mind to change it when this call fails",
+        rules.RunIptables(v6=True, text="t", what="change it"),
+    ),
     (rules.Unread(msg="no", details="", code=999), "report that packet rules could not be read: no", None),
     (
         rules.RunIptables(v6=True, text="t", undo="u", legacy=True, what="change it"),

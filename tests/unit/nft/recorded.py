@@ -348,9 +348,9 @@ class ScriptedDoors:
         self.lately.add(lately)
         return self.query(f"list chain {where}")
 
-    def save(self, v6: bool, legacy: bool = False) -> str:
+    def save(self, v6: bool, legacy: bool = False, table: str = "nat") -> str:
         self.asked.append(f"save {'v6' if v6 else 'v4'}{' legacy' if legacy else ''}")
         return self._saved.get((v6, legacy), "")
 
-    def legacy_nat(self, v6: bool) -> bool:
+    def legacy(self, v6: bool, table: str = "nat") -> bool:
         return v6 in self._legacy

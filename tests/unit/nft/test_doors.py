@@ -61,7 +61,7 @@ def script(folder: Path, name: str, body: str) -> None:
 
 
 def test_a_missing_program_names_package_and_way_out(programs: Path) -> None:
-    with pytest.raises(NoProgram, match=r"no program iptables-restore.*package iptables.*ipMasqBackend"):
+    with pytest.raises(NoProgram, match=r"no program iptables-restore.*package iptables.*leave the key out"):
         Iptables(str(programs)).restore(False, "*nat\nCOMMIT\n")
     assert "no program iptables-restore" in Iptables().available()
     assert Iptables().save(False) == ""
@@ -121,8 +121,8 @@ def test_a_program_that_cannot_start_is_told(programs: Path) -> None:
 def test_the_legacy_tables_are_known_from_the_kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = tmp_path / "names"
     monkeypatch.setattr(door, "_LEGACY_TABLES", {False: str(names), True: str(tmp_path / "none")})
-    assert not Iptables().legacy_nat(False)
+    assert not Iptables().legacy(False)
     names.write_text("filter\nnat\n")
-    assert Iptables().legacy_nat(False) and not Iptables().legacy_nat(True)
+    assert Iptables().legacy(False) and not Iptables().legacy(True)
     names.write_text("filter\n")
-    assert not Iptables().legacy_nat(False)
+    assert not Iptables().legacy(False)

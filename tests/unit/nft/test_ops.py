@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from cni.nft.apply import Busy, Exists, NftError, NotFound
+from cni.nft.iptables import ChainExists, IptablesError
 from cni.nft.ops import TRIES, RunIptables, RunNft, Sweep, apply_iptables, apply_nft, apply_sweep
 from cni.spec.errors import CNIError, TryAgain
 
@@ -135,3 +136,51 @@ def test_iptables_gets_text_family_and_variant() -> None:
     door: Any = Door()
     with pytest.raises(CNIError, match="True a do it False"):
         apply_iptables(RunIptables(v6=True, text="a", what="do it"), door)
+
+
+class FailingIptables:
+    """Fails as told (None: not), then succeeds; remembers what it ran."""
+
+    def __init__(self, *failures: type[IptablesError] | None) -> None:
+        self.failures, self.ran = list(failures), list[str]()
+
+    def restore(self, v6: bool, text: str, what: str, legacy: bool) -> None:
+        self.ran.append(text)
+        failure = self.failures.pop(0) if self.failures else None
+        if failure is not None:
+            raise failure(f"cannot {what}", "told by iptables-restore")
+
+
+@pytest.mark.parametrize(
+    ("keys", "failures", "ran", "error"),
+    [
+        ({}, (), ["a"], None),
+        ({}, (ChainExists,), ["a"], ChainExists),
+        ({"exists": "e"}, (ChainExists,), ["a", "e"], None),
+        ({"exists": "e"}, (IptablesError,), ["a"], IptablesError),
+        ({"exists": "e"}, (ChainExists, IptablesError), ["a", "e"], TryAgain),
+        ({"exists": ""}, (ChainExists,), ["a"], None),
+        ({"exists": ""}, (IptablesError,), ["a"], IptablesError),
+        ({"yields": True}, (IptablesError,), ["a"], None),
+        ({"yields": True}, (ChainExists,), ["a"], None),
+    ],
+)
+def test_iptables_and_others_who_make_the_same_chains(keys: Any, failures: Any, ran: list[str], error: Any) -> None:
+    door: Any = FailingIptables(*failures)
+    op = RunIptables(v6=False, text="a", what="do it", **keys)
+    if error is None:
+        apply_iptables(op, door)
+    else:
+        with pytest.raises(error):
+            apply_iptables(op, door)
+    assert door.ran == ran
+
+
+@pytest.mark.parametrize("idle", [True, False])
+def test_a_sweep_that_would_find_nothing_is_none(idle: bool) -> None:
+    nft: Any = FailingNft()
+    op = Sweep(
+        what="sweep", begin=str, listing="list", also=("more",), idle=lambda seen: idle, end=lambda seen, token: f"end {seen}"
+    )
+    apply_sweep(op, nft, 7)
+    assert nft.ran == (["list", "7", "list", "more", "end ['list', 'more']"] if idle else ["list"])

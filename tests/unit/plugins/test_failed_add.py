@@ -31,15 +31,18 @@ def fresh(runtime: Runtime, keys: dict[str, Any]) -> None:
     """Nothing was ever there, but for the tables that every call of iptables makes, and a way to the nodes."""
     if needs_uplink(keys):
         runtime.machine.uplink()
-    if keys.get("backend") == "iptables":
+    if keys.get("type") == "portmap" and keys.get("backend") == "iptables":
         pod = runtime.pod()  # what all attachments share stays, as the reference leaves it
         config = runtime.ready(keys, pod, CNI_CONTAINERID="other")
         runtime.add(config, pod, CNI_CONTAINERID="other")
         for one in (config, runtime.config(**keys["after"])):
             assert runtime.call("DEL", one, pod, CNI_CONTAINERID="other").status == 0
-    if keys.get("ipMasqBackend") == "iptables":
-        for v6 in (False, True):
-            runtime.machine.host().iptables.restore(v6, "*nat\nCOMMIT\n")
+    for v6 in (False, True):
+        iptables = runtime.machine.host().iptables
+        if keys.get("ipMasqBackend") == "iptables":
+            iptables.restore(v6, "*nat\nCOMMIT\n")
+        if keys.get("type") == "firewall":
+            iptables.restore(v6, "*filter\nCOMMIT\n" if "backend" in keys else "*filter\n-N CNI-ADMIN\nCOMMIT\n")
 
 
 def second(runtime: Runtime, keys: dict[str, Any]) -> None:
@@ -82,7 +85,8 @@ def as_told(runtime: Runtime) -> str:
 
 
 OWN_TABLES = tuple(
-    f"table {name}\n" for name in ("inet podwire_masquerade", "bridge podwire_macspoofchk", "inet podwire_portmap")
+    f"table {name}\n"
+    for name in (*("inet podwire_firewall", "inet podwire_masquerade", "bridge podwire_macspoofchk", "inet podwire_portmap"),)
 )
 BEFORE = {"fresh": fresh, "second": second, "by-hand": by_hand}
 
