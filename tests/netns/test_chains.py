@@ -79,7 +79,7 @@ def test_one_fails_in_add(lab: Lab, name: str, at: int) -> None:
     """It leaves nothing itself, and what a runtime does then, DEL of all, leaves nothing of the others."""
     good = CHAINS[name]
     lab.chained(*map(_other_ports, good)).delete()  # what stays on purpose is there
-    lab.call("GC", {**good[0], "cniVersion": "1.1.0", "cni.dev/valid-attachments": []}).succeeded()
+    collect(lab, good)
     before = lab.snapshot()
     configs = [*good[:at], FAILING[good[at]["type"]], *good[at + 1 :]]
     it = lab.chain(*configs)
@@ -97,7 +97,15 @@ def test_one_fails_in_add(lab: Lab, name: str, at: int) -> None:
         one.call("DEL", {**one.config, **({"prevResult": result} if result else {})}).succeeded()
     lab.node.sh("ip link del taken0")
     lab.node.remove_pod(it.first.netns)
+    collect(lab, good)
     assert observe.difference(before, lab.snapshot()) == []
+
+
+def collect(lab: Lab, configs: list[Config], *valid: str) -> None:
+    """GC of all; the containers that are in use."""
+    attachments = [{"containerID": container_id, "ifname": "eth0"} for container_id in valid]
+    for config in configs:
+        lab.call("GC", {**config, "cniVersion": "1.1.0", "cni.dev/valid-attachments": attachments}).succeeded()
 
 
 FAILING: dict[str, Config] = {
@@ -124,9 +132,7 @@ def test_del_of_each_goes_on(lab: Lab, name: str) -> None:
 def test_gc_of_each_collects_what_del_did_not(lab: Lab, name: str) -> None:
     """A runtime that stopped at the DEL of somebody else's plugin, or was killed: GC of all takes what is not valid."""
     dead, alive = lab.chained(*CHAINS[name]), lab.chained(*map(_other_ports, CHAINS[name]))
-    valid = [{"containerID": alive.first.container_id, "ifname": "eth0"}]
-    for config in CHAINS[name]:
-        lab.call("GC", {**config, "cniVersion": "1.1.0", "cni.dev/valid-attachments": valid}).succeeded()
+    collect(lab, CHAINS[name], alive.first.container_id)
     assert dead.first.leftovers() == []
     alive.check()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,6 +17,7 @@ from .runtimes import IMAGE, Containerd, Podman, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 INSTALL = str(ROOT / "packaging" / "install.sh")
 BIN_DIR = "/opt/cni/bin"

@@ -185,7 +185,7 @@ def test_other_calls_at_work_keep_what_is_shared(runtime: Runtime) -> None:
     """While another call may already use the bridge, a failed ADD takes back only what is its own."""
     config, pod = runtime.config(ipam=V4, isGateway=True), runtime.pod()
     other = runtime.machine.host()
-    failing = Failing(8, ERRORS[0])
+    failing = Failing(9, ERRORS[0])
     with pytest.MonkeyPatch.context() as patch:
         each_operation(patch, failing)
         other.work()
