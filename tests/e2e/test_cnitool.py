@@ -329,6 +329,72 @@ def test_chain_whose_later_plugin_fails(runtime: Runtime, tmp_path: Path) -> Non
     assert leftovers(before, snapshot(runtime.node), "cni-dual") == []
 
 
+CAPS = {
+    "portMappings": [{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}],
+    "bandwidth": {"ingressRate": 80_000_000, "ingressBurst": 8_000_000, "egressRate": 80_000_000, "egressBurst": 8_000_000},
+    "mac": MAC,
+}
+
+
+def long_chain(runtime: Runtime, folder: Path, at: int, fail: str = ":", verb: str = "ADD") -> str:
+    """The list of all chained plugins with another's plugin before the one at ``at``; it fails by ``fail`` when it is called
+    for a verb; the network.
+    """
+    other = folder / "pass-through"
+    other.write_text(PASS_THROUGH.replace("{fail}", fail if verb == "ADD" else ":"))
+    if verb == "DEL":
+        other.write_text(other.read_text().replace("esac", f"DEL) {fail} ;;\nesac"))
+    other.chmod(0o755)
+    document = conflist("bridge-chain")
+    document["plugins"].insert(at, {"type": "pass-through"})
+    runtime.path += f":{shlex.quote(str(folder))}"
+    return runtime.network(document)
+
+
+@pytest.mark.parametrize("at", range(1, 6))
+def test_long_chain_with_another_plugin(runtime: Runtime, tmp_path: Path, at: int) -> None:
+    """Wherever it stands, everybody's result reaches everybody, and what capabilities ask for is there."""
+    network = long_chain(runtime, tmp_path, at)
+    netns = runtime.node.pod()
+    result = runtime.call("add", network, netns, caps=CAPS)
+    assert seen_in(runtime, netns, "eth0")["mac"] == MAC
+    assert [entry["name"][:3] for entry in result["interfaces"]] == ["cni", "vet", "eth", "bwp"]
+    for table in ("podwire_portmap", "podwire_firewall", "podwire_masquerade"):
+        assert "podwire/pods-chain/" in runtime.node.sh(f"nft list table inet {table}")
+    runtime.call("check", network, netns, caps=CAPS)
+    runtime.call("del", network, netns, caps=CAPS)
+    assert "podwire/pods-chain/" not in runtime.node.sh("nft list ruleset; ip -d link")
+    assert not observe.leases(runtime.node, network)
+    runtime.call("del", network, netns, caps=CAPS)
+
+
+@pytest.mark.parametrize("at", [1, 3, 6])
+def test_long_chain_that_fails_half_way(runtime: Runtime, tmp_path: Path, at: int) -> None:
+    """DEL of all takes back what those before had done, and is content with those who were never asked."""
+    network = long_chain(runtime, tmp_path, at, fail="""echo '{"code": 100, "msg": "no luck"}'; exit 1""")
+    netns = runtime.node.pod()
+    assert "no luck" in runtime.refused("add", network, netns, caps=CAPS)
+    runtime.call("del", network, netns, caps=CAPS)
+    assert "podwire/pods-chain/" not in runtime.node.sh("nft list ruleset; ip -d link")
+    assert not observe.leases(runtime.node, network)
+
+
+def test_long_chain_whose_del_is_stopped_by_another(runtime: Runtime, plugins: Executables, tmp_path: Path) -> None:
+    """libcni stops at the plugin that fails. The runtime tries again, and GC of a newer one collects what is left."""
+    network = long_chain(runtime, tmp_path, 3, fail="""echo '{"code": 100, "msg": "no luck"}'; exit 1""", verb="DEL")
+    netns = runtime.node.pod()
+    runtime.call("add", network, netns, caps=CAPS)
+    for _ in range(2):
+        assert "no luck" in runtime.refused("del", network, netns, caps=CAPS)
+    assert observe.leases(runtime.node, network)
+    nothing = {"container_id": "", "netns": "", "ifname": "", "node": runtime.node}
+    for member in conflist("bridge-chain")["plugins"]:
+        config = {**member, "name": network, "cniVersion": "1.1.0", "cni.dev/valid-attachments": []}
+        plugins.call("GC", member["type"], config, **nothing).succeeded()
+    assert "podwire/pods-chain/" not in runtime.node.sh("nft list ruleset; ip -d link")
+    assert not observe.leases(runtime.node, network)
+
+
 def test_del_without_the_tools_cache(runtime: Runtime) -> None:
     """The cache is gone (a reboot with /var on a tmpfs): DEL gets no prevResult and removes everything all the same."""
     network = runtime.network(conflist("bridge-iptables"))
