@@ -324,7 +324,8 @@ def _settle(op: rules.Settle, host: Host) -> bool:
         link = host.root.link(name) if index else None
         return index == 0 or (link is not None and link.index == index)
 
-    rules.apply_settle(op, host.nft, alive)
+    for besides in rules.apply_settle(op, host.nft, alive):
+        _forget_flows(besides, host)
     return True
 
 

@@ -84,7 +84,8 @@ class Settle(msgspec.Struct, frozen=True, kw_only=True):
 
     ``listing`` is asked then, and ``answer`` decides, given what it told and a function that says whether a link that an
     element names as its witness (see ``witness``) is still there. An empty text means that nothing is left to do.
-    ``text`` may be empty: then it looks first. ``undo`` and ``undo_answer`` take it back in the same way.
+    ``text`` may be empty: then it looks first. ``undo`` and ``undo_answer`` take it back in the same way. ``insists`` says that
+    it looks also where nft does not take ``text`` at all. ``after`` tells of what was listed what is to be done besides.
     """
 
     text: str
@@ -93,6 +94,8 @@ class Settle(msgspec.Struct, frozen=True, kw_only=True):
     what: str
     undo: str = ""
     undo_answer: Callable[[list[dict[str, Any]], Callable[[str], bool]], str] | None = None
+    insists: bool = False
+    after: Callable[[list[dict[str, Any]]], list[ForgetFlows]] | None = None
     shared: bool = False
 
     def describe(self) -> str:
@@ -271,21 +274,30 @@ def apply_nft(op: RunNft, nft: Nft) -> None:
     raise TryAgain(f"{op.what}: another call keeps changing the same rules", last.details)
 
 
-def apply_settle(op: Settle, nft: Nft, alive: Callable[[str], bool]) -> None:
-    """Run the operation; NftError with nft's own text when it fails, TryAgain when others keep changing the same thing."""
-    from cni.nft.apply import Conflict
+def apply_settle(op: Settle, nft: Nft, alive: Callable[[str], bool]) -> list[ForgetFlows]:
+    """Run the operation; what is to be done besides. NftError with nft's own text when it fails, TryAgain when others keep
+    changing the same thing.
+    """
+    from cni.nft.apply import Conflict, NftError
 
     text = op.text
-    for _ in range(TRIES):
+    besides: list[ForgetFlows] = []
+    for number in range(TRIES):
         try:
             if text:
                 nft.run(text, op.what)
-                return
+                return besides
         except Conflict as error:
+            last: NftError = error
+        except NftError as error:
+            if number or not op.insists:
+                raise
             last = error
-        text = op.answer(nft.query(op.listing), alive)
+        listing = nft.query(op.listing)
+        text = op.answer(listing, alive)
+        besides = op.after(listing) if op.after is not None else []
         if not text:
-            return
+            return []
     raise TryAgain(f"{op.what}: another call keeps changing the same rules", last.details)
 
 

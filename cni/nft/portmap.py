@@ -1,8 +1,8 @@
 """Published ports, as a plugin uses them: ``look`` at what is there, then plan or check. All but the looking is pure.
 
 Two backends, ``nftables`` (``cni.nft.ports``) and ``iptables`` (``cni.nft.ports_iptables``); DEL and GC remove what either
-left, and what the Go plugin left, whatever the configuration says now. With the nftables backend no process is started, and all
-ports of an attachment cost one transaction for ADD and one for DEL.
+left, and what the Go plugin left by iptables, whatever the configuration says now. With the nftables backend no
+process is started, and all ports of an attachment cost one transaction for ADD and one for DEL.
 """
 
 from __future__ import annotations
@@ -28,19 +28,13 @@ if TYPE_CHECKING:
 
 Plan = list[RunNft | RunIptables | Settle | SettleIptables | Sweep | ForgetFlows]
 
-SWEEP = Sweep(
-    what=f"remove what is empty in nftables table {TABLE}",
-    begin=ports.begin_sweep,
-    listing=ports.LISTING,
-    end=ports.end_sweep,
-)
-
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
     """What was seen. Parts that the verb does not need stay at their defaults.
 
     present: whether our table is there. intact: whether its chains are as they should be. table: all of it, where it was
-    needed. chains: an attachment's chains of iptables. saved: what iptables-save tells of the families, v4 first.
+    needed. chains: an attachment's chains of iptables. saved: what iptables-save tells of the families, v4 first. without_nft:
+    this host has no nftables, which tells of chains without a process.
     """
 
     present: bool = False
@@ -48,21 +42,24 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     table: Table | None = None
     chains: tuple[NatChain, ...] = ()
     saved: tuple[str, str] = ("", "")
+    without_nft: bool = False
 
 
 def look(host: RuleReaders, owner: Owner, wanted: Published, backend: str, verb: str) -> Facts:
     """Read what a verb needs. For ADD and CHECK something is ``wanted``; DEL looks for what can be there in any case."""
-    if verb == "ADD" and backend == "iptables":
-        return Facts(chains=_look_chains(host, owner), saved=_look_saved(host, wanted))
+    if verb in ("ADD", "CHECK") and backend == "iptables":
+        return Facts(saved=_look_saved(host, _families(wanted)))
     if verb == "ADD":
         return Facts(intact=_look_intact(host, wanted, lately=True))
+    if verb == "DEL" and backend == "iptables" and host.nft.available():
+        return Facts(saved=_look_saved(host, (False, True)), without_nft=True)
     facts = Facts(present=bool(host.nft.chain(f"inet {TABLE} guard")), chains=_look_chains(host, owner))
     if verb == "DEL":
         return facts
     if facts.present:
         table = ports.parse_table(host.nft.query(ports.LISTING))
         facts = msgspec.structs.replace(facts, intact=_look_intact(host, wanted), table=table)
-    return msgspec.structs.replace(facts, saved=_look_saved(host, wanted)) if facts.chains or backend == "iptables" else facts
+    return msgspec.structs.replace(facts, saved=_look_saved(host, _families(wanted))) if facts.chains else facts
 
 
 def plan_add(
@@ -94,6 +91,7 @@ def plan_add(
                 answer=partial(ports.take, label, wanted),
                 undo=ports.remove(label, wanted),
                 undo_answer=_forgetting(label),
+                after=partial(_flows_of_others, label, wanted),
                 what=f"publish {_numbers(wanted)}",
             )
         ]
@@ -110,19 +108,25 @@ def plan_del(owner: Owner, wanted: Published | None, facts: Facts) -> Plan:
     if facts.present:
         text = ports.remove(label, wanted) if wanted is not None else ""
         what = f"take back {_numbers(wanted) if wanted is not None else 'its published ports'}"
-        plan.append(Settle(text=text, listing=ports.LISTING, answer=_forgetting(label), what=what))
+        plan.append(_take_back(label, text, what))
+    if facts.without_nft:
+        names = owner.network, owner.container_id
+        for v6 in (False, True):
+            text = ports_iptables.teardown(*names, facts.saved[v6])
+            plan += [RunIptables(v6=v6, text=text, what=f"remove iptables chain {_chain(owner)}")] if text else []
     plan += [step for chain in facts.chains if (step := reference.remove_chain(chain)) is not None]
     return plan + (_flows(wanted) if wanted is not None and plan else [])
 
 
-def check(owner: Owner, wanted: Published, backend: str, facts: Facts) -> list[str]:
-    """A line for each port that does not lead to the pod. Either backend satisfies, and so do the Go plugin's rules."""
-    ours = _problems(owner, wanted, facts)
+def check(owner: Owner, wanted: Published, backend: str, marking: Marking, facts: Facts) -> list[str]:
+    """A line for each port that does not lead to the pod. With nftables the Go plugin's rules satisfy, too."""
     names = owner.network, owner.container_id
-    chains = [line for v6 in _families(wanted) for line in ports_iptables.problems(*names, wanted, v6, facts.saved[v6])]
-    if not ours or not chains:
-        return []
-    return chains if backend == "iptables" else ours
+    chains = [
+        line for v6 in _families(wanted) for line in ports_iptables.problems(*names, wanted, marking, v6, facts.saved[v6])
+    ]
+    if backend == "iptables" or not chains:
+        return chains
+    return _problems(owner, wanted, facts)
 
 
 def plan_gc(host: RuleReaders, network: str, keep: frozenset[Owner], there: Callable[[str], bool]) -> Plan:
@@ -134,19 +138,11 @@ def plan_gc(host: RuleReaders, network: str, keep: frozenset[Owner], there: Call
     kept = {masq.tag(owner) for owner in keep}
     labels = dict.fromkeys([*seen.claims.values(), *seen.pods.values()])
     gone = [label for label in labels if of_network(label, network) and label not in kept]
-    plan: Plan = [
-        Settle(
-            text=ports.forget(label, seen), listing=ports.LISTING, answer=_forgetting(label), what=f"take back ports of {label}"
-        )
-        for label in gone
-    ]
-    plan += [
-        RunNft(text=ports.close(name), what=f"forget that {name} took packets for {ports.LOCAL}", yields=True)
-        for name in seen.localnet
-        if not there(name)
-    ]
+    plan: Plan = [_take_back(label, "", f"take back ports of {label}") for label in gone]
     if objects:
-        plan.append(SWEEP)
+        end = partial(ports.end_sweep, there=there)
+        what = f"remove what is empty in nftables table {TABLE}"
+        plan.append(Sweep(what=what, begin=ports.begin_sweep, listing=ports.LISTING, end=end))
     alive = {owner.container_id for owner in keep}
     chains = reference.look_all(host, ports_iptables.CHAIN, ports_iptables.parse_save)
     stale = [chain for chain in chains if chain.network == network and chain.container_id not in alive]
@@ -164,8 +160,9 @@ def _look_chains(host: RuleReaders, owner: Owner) -> tuple[NatChain, ...]:
     return reference.look_named(host, _chain(owner), DNAT, ports_iptables.parse_save)
 
 
-def _look_saved(host: RuleReaders, wanted: Published) -> tuple[str, str]:
-    v4, v6 = (host.iptables.save(v6) if v6 in _families(wanted) else "" for v6 in (False, True))
+def _look_saved(host: RuleReaders, families: Iterable[bool]) -> tuple[str, str]:
+    wanted = set(families)
+    v4, v6 = (host.iptables.save(v6) if v6 in wanted else "" for v6 in (False, True))
     return v4, v6
 
 
@@ -190,6 +187,24 @@ def _flows(wanted: Published) -> list[ForgetFlows]:
     ]
 
 
+def _take_back(label: str, text: str, what: str) -> Settle:
+    """Remove all that is an owner's, by ``text`` if that fits."""
+    after = partial(_flows_of, label)
+    return Settle(text=text, listing=ports.LISTING, answer=_forgetting(label), after=after, insists=True, what=what)
+
+
+def _flows_of(label: str, listing: list[dict[str, Any]]) -> list[ForgetFlows]:
+    return [ForgetFlows(address=port.host, port=port.number) for port in ports.udp_ports(label, ports.parse_table(listing))]
+
+
+def _flows_of_others(label: str, wanted: Published, listing: list[dict[str, Any]]) -> list[ForgetFlows]:
+    """Those of ports that are taken over, or were the owner's before. Some more are no harm."""
+    seen = ports.parse_table(listing)
+    before = {label, *(seen.pods[pod.ip] for pod in wanted.pods if pod.ip in seen.pods)}
+    before |= {seen.claims[mapping.port] for mapping in wanted.mappings if mapping.port in seen.claims}
+    return [flows for one in sorted(before) for flows in _flows_of(one, listing)]
+
+
 def _forgetting(label: str) -> Callable[[list[dict[str, Any]], Callable[[str], bool]], str]:
     return lambda listing, alive: ports.forget(label, ports.parse_table(listing))
 
@@ -205,19 +220,33 @@ def _problems(owner: Owner, wanted: Published, facts: Facts) -> list[str]:
         leads = [lead for lead in seen.leads.get(mapping.port, ()) if lead.suffix == wanted.conditions.suffix]
         if holder is None:
             problems.append(f"{mapping.port} is not published: no element in nftables table {TABLE}")
+        elif ports.same_container(holder, label):
+            continue  # the container has it on another network
         elif holder != label:
             problems.append(f"{mapping.port} is published by another attachment, {holder}")
         elif not any((lead.pod, lead.pod_port) == (mapping.pod, mapping.pod_port) for lead in leads):
             problems.append(f"{mapping.port} does not lead to {mapping.pod} port {mapping.pod_port}")
+    ahead = [
+        port for port, holder in seen.claims.items() if holder != label and any(_ahead(port, m.port) for m in wanted.mappings)
+    ]
+    problems += [f"{port} goes to another attachment, {seen.claims[port]}" for port in ahead]
+    if wanted.interface and wanted.interface not in seen.localnet:
+        problems.append(f"{wanted.interface} takes packets for {ports.LOCAL}, and nothing drops what pods send there")
     return problems + [line for pod in wanted.pods if wanted.snat for line in _unanswered(pod, wanted, seen)]
+
+
+def _ahead(one: ports.Port, other: ports.Port) -> bool:
+    """Whether a port at one address goes before one at any."""
+    same = (one.protocol, one.number, one.host.version) == (other.protocol, other.number, other.host.version)
+    return same and other.host.is_unspecified and not one.host.is_unspecified
 
 
 def _unanswered(pod: Any, wanted: Published, seen: Table) -> Iterable[str]:
     """Whether masquerade of what leads to a pod is missing."""
     v = "6" if is_v6(pod) else "4"
     name = "any" if wanted.masq_all else "snat"
-    near = pod.network.prefixlen == pod.max_prefixlen or any(ports.contains(subnet, pod.network) for subnet in seen.near)
+    near = pod.network.prefixlen in (0, pod.max_prefixlen) or any(ports.contains(subnet, pod.network) for subnet in seen.near)
     if pod.ip not in seen.sets[name + v] or not (near or wanted.masq_all):
         yield f"what is published of {pod.ip} is not masqueraded where it has to be"
-    elif pod.network.prefixlen == pod.max_prefixlen and not wanted.masq_all and pod.ip not in seen.sets["self" + v]:
+    elif pod.network.prefixlen in (0, pod.max_prefixlen) and not wanted.masq_all and pod.ip not in seen.sets["self" + v]:
         yield f"what is published of {pod.ip} is not masqueraded when it is the sender"

@@ -2,10 +2,11 @@
 
     map claims4, claims6   host address . protocol . port : mark of its owner   the owner's label as comment; no rule uses these
     map pods4, pods6       pod address : mark of its owner                      likewise
+    map owners             owner : mark of all that it has                      likewise
     map ports4, ports6     protocol . port : pod address . port                 at any address of the host
     map hosts4, hosts6     host address . protocol . port : pod address . port  at one address of it
     set snat4, snat6       pods that are masqueraded to when they could not answer otherwise: what comes from their own subnet,
-                           from themselves or from 127.0.0.0/8
+                           from themselves or from 127.0.0.0/8; the subnet as comment
     set near4, near6       subnet . subnet: the subnets that such pods are in
     set self4, self6       address . address of those that are in none (/32, /128)
     set any4, any6         pods that everything is masqueraded to (masqAll)
@@ -13,11 +14,12 @@
     set sweeps             tokens of removals of empty parts that are under way, as in ``cni.nft.masq``
     chain ports            the lookups; chains prerouting and output lead there what is for an address of the host
     chain postrouting      masquerade
-    chain guard            what comes for 127.0.0.0/8 through an interface of localnet is dropped, as without route_localnet
+    chain guard            what comes for or from 127.0.0.0/8 through a link of localnet is dropped, as without route_localnet
 
 A port is an element here, not a rule: packets are looked up in the same time whatever the number of ports, and one transaction
 of elements alone publishes all ports of a pod. ``claims`` is why two pods never have one port: adding a key that is there with
-another value fails. The comment of an element of ``ports`` names the link that shows whether its pod is alive.
+another value fails. ``owners`` is why an ADD or a DEL that speaks of other ports than the ADD before fails, too, and looks.
+The comment of an element of ``ports`` names the link that shows whether its pod is alive.
 
 Conditions are part of where a lookup happens, so ports with conditions have chains and maps of their own, by a hash of them
 (``Conditions.suffix``). One network's conditions are no other's (the reference's are everybody's).
@@ -113,8 +115,8 @@ class Published(msgspec.Struct, frozen=True, kw_only=True):
     """All that is published of an attachment.
 
     pods: addresses that ports lead to, with the length of their subnet. interface: the link that leads to the pod, where
-    127.0.0.0/8 has to be let in; or empty. own: the host's end of the pod's veth, which may be that link and goes with the pod.
-    witness: the link that shows that the pod is alive, or empty.
+    127.0.0.0/8 has to be let in; or empty. own: a link that may be that one and goes with the pod. witness: the link that shows
+    that the pod is alive, or empty.
     """
 
     mappings: tuple[Mapping, ...]
@@ -125,6 +127,12 @@ class Published(msgspec.Struct, frozen=True, kw_only=True):
     interface: str = ""
     own: str = ""
     witness: str = ""
+
+    @property
+    def content(self) -> int:
+        """A number for all that an owner has in the table but for links, which DEL may not know any more."""
+        told = (self.mappings, self.pods, self.conditions, self.snat, self.masq_all)
+        return int.from_bytes(sha256(repr(told).encode()).digest()[:4], "big")
 
 
 class Lead(msgspec.Struct, frozen=True):
@@ -142,7 +150,9 @@ class Table(msgspec.Struct, frozen=True, kw_only=True):
     claims: dict[Port, str] = {}
     leads: dict[Port, tuple[Lead, ...]] = {}
     pods: dict[Ip, str] = {}
+    owners: tuple[str, ...] = ()
     sets: dict[str, frozenset[Ip]] = {}
+    subnets: dict[Ip, str] = {}
     near: tuple[Any, ...] = ()
     localnet: tuple[str, ...] = ()
     suffixes: tuple[str, ...] = ()
@@ -157,14 +167,16 @@ def claim(label: str, wanted: Published) -> str:
 
 def remove(label: str, wanted: Published) -> str:
     """Take back ``claim``, all in one. Fails as Exists or NotFound when something is another's, or not there."""
-    text = "".join(_forget_pod(label, pod.ip) for pod in wanted.pods)
+    text = _forget_owner(label, wanted.content)
+    text += "".join(_forget_pod(label, pod.ip) for pod in wanted.pods)
     text += "".join(_forget_port(label, mapping.port, [wanted.conditions.suffix]) for mapping in wanted.mappings)
     return text + (close(wanted.own) if wanted.own else "")
 
 
 def take(label: str, wanted: Published, listing: list[dict[str, Any]], alive: Callable[[str], bool]) -> str:
     """Publish, whatever the listing shows. What is an earlier call's of the owner is replaced, and what is a dead
-    attachment's goes: one whose witness is not there any more, or unknown, and which has an address that is this pod's now.
+    attachment's goes: one whose witness is not there any more, or unknown, and which has an address that is this pod's now. A
+    port that the same container has on another network stays there: runtimes ask for it on each.
 
     CNIError names the owner of a port or address who is alive, and of a port also one of whom nothing is known.
     """
@@ -172,7 +184,7 @@ def take(label: str, wanted: Published, listing: list[dict[str, Any]], alive: Ca
     witnesses: dict[str, set[str]] = {}
     for port, leads in seen.leads.items():
         witnesses.setdefault(seen.claims.get(port, ""), set()).update(lead.witness for lead in leads)
-    out = {label} if label in witnesses or label in seen.pods.values() else set()
+    out = {label} if label in (*witnesses, *seen.claims.values(), *seen.pods.values(), *seen.owners) else set()
     for pod in wanted.pods:
         holder = seen.pods.get(pod.ip, label)
         if holder not in out and any(one and alive(one) for one in witnesses.get(holder, ())):
@@ -180,15 +192,21 @@ def take(label: str, wanted: Published, listing: list[dict[str, Any]], alive: Ca
                 f"address {pod.ip} is another attachment's, {holder}", "correct the ranges of the two networks, or DEL it"
             )
         out |= {holder} if pod.ip in seen.pods else set()
+    elsewhere = []
     for mapping in wanted.mappings:
         holder = seen.claims.get(mapping.port, label)
-        if holder not in out and any(not one or alive(one) for one in witnesses.get(holder, ())):
-            lead = seen.leads[mapping.port][0]
-            raise CNIError(
-                f"{mapping.port} of the host is published already, by {holder}",
-                f"it leads to {lead.pod} port {lead.pod_port}; choose another port, or DEL that attachment",
-            )
-        out |= {holder} if mapping.port in seen.claims else set()
+        if holder in out or holder == label:
+            continue
+        dead = all(one and not alive(one) for one in witnesses.get(holder, {""}))
+        if same_container(holder, label) and not dead:
+            elsewhere.append(mapping)
+            continue
+        if not dead:
+            lead = next((f"it leads to {lead.pod} port {lead.pod_port}; " for lead in seen.leads.get(mapping.port, ())), "")
+            told = f"{lead}choose another port, or DEL that attachment"
+            raise CNIError(f"{mapping.port} of the host is published already, by {holder}", told)
+        out.add(holder)
+    wanted = msgspec.structs.replace(wanted, mappings=tuple(m for m in wanted.mappings if m not in elsewhere))
     near = [subnet for subnet in _near(wanted) if not any(contains(other, subnet) for other in seen.near)]
     covered = [other for other in seen.near if any(contains(subnet, other) for subnet in near)]
     text = "".join(forget(gone, seen) for gone in sorted(out)) + skeleton(wanted.conditions)
@@ -200,8 +218,9 @@ def take(label: str, wanted: Published, listing: list[dict[str, Any]], alive: Ca
 def forget(label: str, seen: Table) -> str:
     """Remove all that is the owner's in the table; empty when nothing is."""
     ports = [port for port, holder in seen.claims.items() if holder == label]
+    owner = f"delete element {_T} owners {{ {_owner(label)} }}\n" if label in seen.owners else ""
     links = {witnessed(lead.witness)[1] for port in ports for lead in seen.leads.get(port, ())}
-    text = "".join(close(link) for link in sorted(links.intersection(seen.localnet)))
+    text = owner + "".join(close(link) for link in sorted(links.intersection(seen.localnet)))
     text += "".join(_forget_pod(label, pod) for pod, holder in seen.pods.items() if holder == label)
     return text + "".join(_forget_port(label, port, [lead.suffix for lead in seen.leads.get(port, ())]) for port in ports)
 
@@ -211,6 +230,7 @@ def skeleton(conditions: Conditions) -> str:
     suffix = conditions.suffix
     lines = [f"add table {_T}", f"add set {_T} {SWEEPS} {{ type mark; }}", f"flush set {_T} {SWEEPS}"]
     lines.append(f"add set {_T} localnet {{ type ifname; }}")
+    lines.append(f"add map {_T} owners {{ type mark . mark : mark; }}")
     for v6 in _FAMILIES:
         v, address = _V[v6], _ADDRESS[v6]
         lines += [
@@ -243,7 +263,7 @@ def chains(conditions: Conditions) -> dict[str, tuple[str, list[Rule]]]:
             _masquerade(_in(v6, ["saddr", "daddr"], f"near{v}"), _in(v6, ["daddr"], f"snat{v}")),
             _masquerade(_in(v6, ["saddr", "daddr"], f"self{v}")),
         ]
-    martian = Rule(f"ip daddr {LOCAL}", _match(_field(False, "daddr"), _LOCAL_TOLD))
+    martians = [Rule(f"ip {field} {LOCAL}", _match(_field(False, field), _LOCAL_TOLD)) for field in ("daddr", "saddr")]
     interface = Rule("iifname @localnet", _match({"meta": {"key": "iifname"}}, "@localnet"))
     return {
         f"ports{suffix}": ("", lookups),
@@ -252,7 +272,7 @@ def chains(conditions: Conditions) -> dict[str, tuple[str, list[Rule]]]:
         "postrouting": ("type nat hook postrouting priority 100; policy accept;", pods),
         "guard": (
             "type filter hook prerouting priority -300; policy accept;",
-            [_joined(interface, martian, Rule("drop", [{"drop": None}]))],
+            [_joined(interface, martian, Rule("drop", [{"drop": None}])) for martian in martians],
         ),
     }
 
@@ -278,10 +298,13 @@ def parse_table(objects: list[dict[str, Any]]) -> Table:
     claims: dict[Port, str] = {}
     pods: dict[Ip, str] = {}
     leads: dict[Port, list[Lead]] = {}
-    suffixes = []
+    suffixes: list[str] = []
+    owners: list[str] = []
     for body in bodies(objects, "map"):
         kind, v, suffix = _name_of(body["name"])
-        if kind == "claims":
+        if body["name"] == "owners":
+            owners += [comment for _, comment, _ in entries(body)]
+        elif kind == "claims":
             claims |= {_port(*key): comment for key, comment, _ in entries(body)}
         elif kind == "pods":
             pods |= {ip_address(key): comment for key, comment, _ in entries(body)}
@@ -291,10 +314,13 @@ def parse_table(objects: list[dict[str, Any]]) -> Table:
                 port = _port(*key) if kind == "hosts" else _port(ANYWHERE[v == "6"], *key)
                 leads.setdefault(port, []).append(Lead(ip_address(pod), int(pod_port), comment, suffix))
     sets = {body["name"]: [key for key, _, _ in entries(body)] for body in bodies(objects, "set")}
+    snat = [entry for body in bodies(objects, "set") if body["name"][:-1] == "snat" for entry in entries(body)]
     return Table(
         claims=claims,
         leads={port: tuple(found) for port, found in leads.items()},
         pods=pods,
+        owners=tuple(owners),
+        subnets={ip_address(key): comment for key, comment, _ in snat if comment},
         sets={name + v: frozenset(map(ip_address, sets.get(name + v, ()))) for name in _OF_PODS for v in _V.values()}
         | {"self" + v: frozenset(ip_address(key[0]) for key in sets.get("self" + v, ())) for v in _V.values()},
         near=tuple(ip_network(key[0]) for v in _V.values() for key in sets.get("near" + v, ())),
@@ -308,20 +334,27 @@ def begin_sweep(token: int) -> str:
     return f"add set {_T} {SWEEPS} {{ type mark; }}\nadd element {_T} {SWEEPS} {{ {token:#010x} }}\n"
 
 
-def end_sweep(listing: list[dict[str, Any]], token: int) -> str:
-    """Remove what is of no use in the listing, down to the table itself. Fails as NotFound when something was added since."""
+def end_sweep(listing: list[dict[str, Any]], token: int, there: Callable[[str], bool]) -> str:
+    """Remove what is of no use in the listing, down to the table itself. Fails as NotFound when something was added since.
+
+    ``there`` says whether the host has an interface, by now: one that does takes packets for 127.0.0.0/8, and stays guarded.
+    """
     seen = parse_table(listing)
     text = f"delete element {_T} {SWEEPS} {{ {token:#010x} }}\n"
-    if not (seen.claims or seen.pods or seen.localnet):
+    guarded = [name for name in seen.localnet if there(name)]
+    if not (seen.claims or seen.pods or guarded):
         return text + f"delete table {_T}\n"
+    text += "".join(close(name) for name in seen.localnet if name not in guarded)
+    held = {*seen.claims.values(), *seen.pods.values()}
+    text += "".join(f"delete element {_T} owners {{ {_owner(label)} }}\n" for label in seen.owners if label not in held)
     for port, leads in seen.leads.items():
         text += "".join(_delete_lead(port, lead.suffix) for lead in leads if port not in seen.claims)
     strays = {address for found in seen.sets.values() for address in found if address not in seen.pods}
     text += "".join(_out_of_sets(address) for address in sorted(strays, key=str))
-    guarded = seen.sets["snat4"] | seen.sets["snat6"]
-    for network in seen.near:
-        if not any(address in network for address in guarded):
-            text += f"delete element {_near_set(network)} {{ {network} . {network} }}\n"
+    ranges = {ip_network(subnet) for pod, subnet in seen.subnets.items() if pod in seen.pods}
+    widest = {one for one in ranges if not any(one != other and contains(other, one) for other in ranges)}
+    for verb, some in (("delete", set(seen.near) - widest), ("add", widest - set(seen.near))):
+        text += "".join(f"{verb} element {_near_set(one)} {{ {one} . {one} }}\n" for one in sorted(some, key=str))
     used = {lead.suffix for port, leads in seen.leads.items() if port in seen.claims for lead in leads}
     for suffix in seen.suffixes:
         if suffix and suffix not in used:
@@ -339,16 +372,16 @@ def close(interface: str) -> str:
 
 def _elements(label: str, wanted: Published) -> list[str]:
     owner, suffix = f"{mark(label):#010x}", wanted.conditions.suffix
-    # nft's language has no way to write these in a name.
-    named = wanted.interface and not set(wanted.interface) & set('"*')
-    lines = [f'add element {_T} localnet {{ "{wanted.interface}" }}'] if named else []
+    lines = [f'add element {_T} owners {{ {_owner(label)} comment "{label}" : {wanted.content:#010x} }}']
+    lines += [f'add element {_T} localnet {{ "{wanted.interface}" }}'] if wanted.interface else []
     for pod in wanted.pods:
         v = _V[is_v6(pod)]
         lines.append(f'add element {_T} pods{v} {{ {pod.ip} comment "{label}" : {owner} }}')
         if wanted.snat and wanted.masq_all:
             lines.append(f"add element {_T} any{v} {{ {pod.ip} }}")
         elif wanted.snat:
-            lines.append(f"add element {_T} snat{v} {{ {pod.ip} }}")
+            subnet = "" if _alone(pod) else f' comment "{pod.network}"'
+            lines.append(f"add element {_T} snat{v} {{ {pod.ip}{subnet} }}")
             if _alone(pod):
                 lines.append(f"add element {_T} self{v} {{ {pod.ip} . {pod.ip} }}")
     witness = f' comment "{wanted.witness}"' if wanted.witness else ""
@@ -374,7 +407,8 @@ def _near_set(network: Any) -> str:
 
 
 def _alone(pod: Cidr) -> bool:
-    return pod.network.prefixlen == pod.max_prefixlen
+    """Whether a pod has no neighbours: its subnet is itself, or so wide that it is none."""
+    return pod.network.prefixlen in (0, pod.max_prefixlen)
 
 
 def contains(network: Any, other: Any) -> bool:
@@ -396,6 +430,29 @@ def _lead(port: Port, suffix: str) -> str:
 
 def _delete_lead(port: Port, suffix: str) -> str:
     return f"delete element {_lead(port, suffix)} }}\n"
+
+
+def _owner(label: str) -> str:
+    """The owner of a label as a key; 64 bits, so that no two of them are ever the same."""
+    digest = sha256(label.encode()).hexdigest()
+    return f"0x{digest[:8]} . 0x{digest[8:16]}"
+
+
+def _forget_owner(label: str, content: int) -> str:
+    """Adding what the owner has fails when that was something else."""
+    element = f"{_T} owners {{ {_owner(label)}"
+    return f"add element {element} : {content:#010x} }}\ndelete element {element} }}\n"
+
+
+def same_container(one: str, other: str) -> bool:
+    """Whether two labels are of two attachments of a container. What was hashed does not tell."""
+    parts = [label.split("/") for label in (one, other)]
+    return one != other and all(len(part) == 4 for part in parts) and parts[0][2] == parts[1][2]
+
+
+def udp_ports(label: str, seen: Table) -> list[Port]:
+    """The UDP ports that are the owner's."""
+    return [port for port, holder in seen.claims.items() if holder == label and port.protocol == "udp"]
 
 
 def _forget_port(label: str, port: Port, suffixes: Iterable[str]) -> str:

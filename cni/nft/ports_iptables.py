@@ -91,8 +91,10 @@ def teardown(network: str, container_id: str, saved: str) -> str:
     return _table([*lines, f"-F {chain}", f"-X {chain}"])
 
 
-def problems(network: str, container_id: str, wanted: Published, v6: bool, saved: str) -> list[str]:
-    """A line for each port of a family that its chain does not lead to the pod, or that nothing leads to the chain."""
+def problems(network: str, container_id: str, wanted: Published, marking: Marking, v6: bool, saved: str) -> list[str]:
+    """A line for each port of a family that its chain does not lead to the pod, or that nothing leads to the chain; and one if
+    what needs masquerade would have none.
+    """
     chain, there = chain_name(network, container_id), saved.splitlines()
     mine = [mapping for mapping in wanted.mappings if is_v6(mapping.pod) is v6]
     led = {
@@ -102,13 +104,20 @@ def problems(network: str, container_id: str, wanted: Published, v6: bool, saved
     }
     ways = [line for line in there if line.startswith(f"-A {DNAT} ") and line.endswith(f" -j {chain}")]
     reached = all(DNAT in _targets(base, there) for base in ("PREROUTING", "OUTPUT"))
-    return [
+    told = [
         f"{mapping.port} does not lead to {mapping.pod} port {mapping.pod_port} in iptables chain {chain}"
         for mapping in mine
         if not reached
         or (mapping.port.protocol, mapping.port.number, _host(mapping), _target(mapping)) not in led
         or not any(_names(line, mapping) for line in ways)
     ]
+    marked = marking.target in _targets(chain, there)
+    if _of_masquerade(wanted, marking):
+        marked &= "MARK" in _targets(SETMARK, there) and "MASQUERADE" in _targets(MASQUERADE, there)
+        marked &= MASQUERADE in _targets("POSTROUTING", there)
+    if mine and wanted.snat and not marked:
+        told.append(f"what needs masquerade has none: rules of iptables chains {chain}, {SETMARK} or {MASQUERADE} are gone")
+    return told
 
 
 def parse_save(text: str, v6: bool, legacy: bool) -> tuple[NatChain, ...]:

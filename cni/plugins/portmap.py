@@ -9,6 +9,7 @@ are validated; with no mappings nothing is probed (P#510).
 
 from __future__ import annotations
 
+import re
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
@@ -26,6 +27,7 @@ from cni.spec.errors import ConfigError
 from cni.spec.keys import BACKENDS
 
 if TYPE_CHECKING:
+    from cni.net.facts import Link
     from cni.net.host import Host
     from cni.spec.call import Call
     from cni.spec.owner import Owner
@@ -42,7 +44,14 @@ MARK_BITS = range(32)
 MARK_BIT = 13
 
 # What ends or begins something else in nft's language, and is in no match.
-_NO_MATCH = frozenset("\n\r\0;#")
+_NO_MATCH = frozenset("\n\r\t\v\f\0;#")
+
+# What the kernel takes for the name of a chain of iptables (XT_EXTENSION_MAXNAMELEN), but for what begins an option.
+_CHAIN = re.compile(r"[^\s!\-\0][^\s\0]{0,27}")
+
+
+# What nft's language cannot write in the name of a link.
+_NOT_IN_NAMES = frozenset('"*')
 
 
 class PortMapping(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -124,6 +133,8 @@ class Conf(NetConf, frozen=True, kw_only=True, rename="camel"):
             raise ConfigError(f"invalid markMasqBit {self.mark_masq_bit}: a mark has the bits 0 to {MARK_BITS.stop - 1}")
         if self.mark_masq_bit is not None and self.external_set_mark_chain:
             raise ConfigError("markMasqBit and externalSetMarkChain exclude each other", "that chain sets a mark of its own")
+        if self.external_set_mark_chain and not _CHAIN.fullmatch(self.external_set_mark_chain):
+            raise ConfigError(f"invalid externalSetMarkChain {self.external_set_mark_chain!r}: no chain can have this name")
         if self.external_set_mark_chain and backend != "iptables":
             raise ConfigError("externalSetMarkChain needs the backend iptables", "leave it out: nftables needs no mark")
         if self.mark_masq_bit is not None and backend != "iptables":
@@ -145,6 +156,8 @@ class Conf(NetConf, frozen=True, kw_only=True, rename="camel"):
             for key, port in (("hostPort", mapping.host_port), ("containerPort", mapping.container_port)):
                 if port not in PORTS:
                     raise ConfigError(f"invalid {where}.{key} {port}: expected {PORTS.start} to {PORTS.stop - 1}")
+            if mapping.host_ip is not None and (mapping.host_ip.is_multicast or str(mapping.host_ip) == "255.255.255.255"):
+                raise ConfigError(f"invalid {where}.hostIP {mapping.host_ip}: no host has this address")
             if mapping.name not in PROTOCOLS:
                 raise ConfigError(f"invalid {where}.protocol {mapping.protocol!r}: expected {', '.join(PROTOCOLS)}")
 
@@ -176,8 +189,7 @@ def parse(call: Call) -> Conf:
 def look(conf: Conf, call: Call, host: Host, known: Result | None) -> Facts:
     """What is published, where it leads, and what the packet filter has of it. ``known`` is prevResult."""
     if call.verb == "DEL":
-        published = publish(conf, call, known) if known is not None else None
-        published = published if published is not None and published.mappings else None
+        published = _published_before(conf, call, known) if known is not None else None
         of_rules = partial(
             portmap.look, host, call.owner, published or Published(mappings=()), conf.effective_backend, call.verb
         )
@@ -188,8 +200,10 @@ def look(conf: Conf, call: Call, host: Host, known: Result | None) -> Facts:
     published = publish(conf, call, known)
     if not published.mappings:
         return Facts()
-    interface = _interface(published, host)
-    published = msgspec.structs.replace(published, interface=interface, witness=_witness(call, host))
+    end = _host_end(call, host)
+    interface = _interface(published, end, call, host)
+    alive = witness(end.name, end.index) if end is not None and '"' not in end.name else ""
+    published = msgspec.structs.replace(published, interface=interface, own=call.owner.host_veth, witness=alive)
     rules = portmap.look(host, call.owner, published, conf.effective_backend, call.verb)
     return Facts(
         published=published, route_localnet=host.sysctl(HOST, _localnet(interface)) if interface else None, rules=rules
@@ -228,7 +242,7 @@ def check(conf: Conf, call: Call, facts: Facts, prev: Result) -> list[str]:
     published = facts.published
     if published is None:
         return []
-    problems = portmap.check(call.owner, published, conf.effective_backend, facts.rules)
+    problems = portmap.check(call.owner, published, conf.effective_backend, conf.marking, facts.rules)
     if published.interface and facts.route_localnet != "1":
         problems.append(f"ports do not lead to the pod from {LOCAL}: sysctl {_localnet(published.interface)} is not 1")
     return problems
@@ -268,7 +282,6 @@ def publish(conf: Conf, call: Call, prev: Result) -> Published:
             led = True
         if not led:
             call.notes.append(f"hostPort {mapping.host_port} is not published: the pod has no address of that family")
-    host_ends = [entry.name for entry in prev.interfaces if not entry.sandbox]
     led_to = {mapping.pod for mapping in found.values()}
     return Published(
         mappings=tuple(found.values()),
@@ -276,27 +289,46 @@ def publish(conf: Conf, call: Call, prev: Result) -> Published:
         conditions=Conditions(" ".join(conf.conditions_v4), " ".join(conf.conditions_v6)),
         snat=conf.snat,
         masq_all=conf.masq_all,
-        own=host_ends[-1] if host_ends and not set(host_ends[-1]) & set('"*') else "",
     )
 
 
-def _interface(published: Published, host: Host) -> str:
-    """The link that leads to the pod's IPv4 address, where packets for 127.0.0.0/8 have to be let in; empty without one."""
+def _published_before(conf: Conf, call: Call, prev: Result) -> Published | None:
+    """What ADD published by this configuration; None where that is not certain. The host's end of a veth of ours goes with the
+    pod; that of another suite's plugin is told by the packet rules alone.
+    """
+    try:
+        published = publish(conf, call, prev)
+    except ConfigError as error:
+        call.notes.append(f"going on without the mappings: {error}")
+        return None
+    own = call.owner.host_veth
+    known = any(entry.name == own and not entry.sandbox for entry in prev.interfaces)
+    return msgspec.structs.replace(published, own=own) if published.mappings and known else None
+
+
+def _interface(published: Published, end: Link | None, call: Call, host: Host) -> str:
+    """The link that leads to the pod's IPv4 address, where packets for 127.0.0.0/8 have to be let in; empty where none has to:
+    only the host's end of a veth, or what it is a port of, leads to a pod from 127.0.0.1.
+    """
     v4 = next((pod for pod in published.pods if not is_v6(pod)), None)
-    way = host.root.way(v4.ip) if v4 is not None and published.snat else None
-    if way is None or way.gw is not None or way.local:
+    way = host.root.way(v4.ip) if v4 is not None and published.snat and end is not None else None
+    if way is None or end is None or way.gw is not None or way.local or not (way.out == end.index or end.master):
         return ""
-    link = host.root.link_at(way.out)
+    link = end if way.out == end.index else host.root.link_at(way.out)
+    if link is not None and set(link.name) & _NOT_IN_NAMES:
+        call.notes.append(f"ports do not lead to the pod from {LOCAL}: nft has no way to write the name of {link.name!r}")
+        return ""
     return link.name if link is not None else ""
 
 
-def _witness(call: Call, host: Host) -> str:
-    """The host's end of the pod's veth; empty when it has none here."""
+def _host_end(call: Call, host: Host) -> Link | None:
+    """The host's end of the pod's veth; None when it has none here."""
     link = host.root.link(call.owner.host_veth)
-    if link is None or link.alias != call.owner.label:
-        pod = host.sandbox.link(call.ifname) if host.sandbox is not None else None
-        link = host.root.link_at(pod.peer_index) if pod is not None and pod.peer_elsewhere else None
-    return witness(link.name, link.index) if link is not None and '"' not in link.name else ""
+    if link is not None and link.alias == call.owner.label:
+        return link
+    pod = host.sandbox.link(call.ifname) if host.sandbox is not None else None
+    link = host.root.link_at(pod.peer_index) if pod is not None and pod.kind == "veth" and pod.peer_elsewhere else None
+    return link if link is not None and pod is not None and link.kind == "veth" and link.peer_index == pod.index else None
 
 
 def _localnet(interface: str) -> str:

@@ -63,6 +63,8 @@ def test_the_table_reads_back(told: Any) -> None:
         mapping.port: (mapping.pod, mapping.pod_port, "7 veth0", "") for mapping in ALL.mappings
     }
     assert seen.pods == {V4.ip: ONE, V6.ip: ONE}
+    assert seen.owners == (ONE,)
+    assert seen.subnets == {V4.ip: "10.1.0.0/24", V6.ip: "fd00:1::/64"}
     assert (seen.sets["snat4"], seen.sets["snat6"], seen.sets["any4"]) == ({V4.ip}, {V6.ip}, frozenset())
     assert set(seen.near) == {V4.network, V6.network}
     assert (seen.localnet, seen.suffixes) == (("cni0",), ("",))
@@ -122,6 +124,53 @@ def test_a_port_and_an_address_are_one_owners(told: Any) -> None:
 
     before, after = told(work)
     assert before == after
+
+
+def test_other_ports_than_before_do_not_fit(told: Any) -> None:
+    """Neither to publish, though nobody has them, nor to take back: both have to look, and then nothing is left behind."""
+    fewer = msgspec.structs.replace(ALL, mappings=(HTTP, SIX))
+
+    def work(nft: Door) -> ports.Table:
+        publish(nft, ONE, ALL)
+        for text in (ports.claim(ONE, fewer), ports.remove(ONE, fewer)):
+            with pytest.raises(Exists):
+                nft.run(text)
+        publish(nft, ONE, fewer)
+        assert set(see(nft).claims) == {HTTP.port, SIX.port}
+        nft.run(ports.remove(ONE, fewer))
+        return see(nft)
+
+    seen = told(work)
+    assert (seen.claims, seen.leads, seen.pods, seen.owners) == ({}, {}, {}, ())
+
+
+def test_a_container_has_its_port_once(told: Any) -> None:
+    """Runtimes ask for it on each of its networks. It stays with the first as long as that is alive."""
+    second = "podwire/other/c1/eth1"
+    wanted = msgspec.structs.replace(OTHER, mappings=(HTTP, *OTHER.mappings))
+
+    def work(nft: Door) -> list[dict[Port, str]]:
+        publish(nft, ONE, msgspec.structs.replace(ALL, mappings=(HTTP,)))
+        publish(nft, second, wanted)
+        found = [see(nft).claims]
+        nft.run(ports.forget(second, see(nft)))
+        publish(nft, second, wanted, alive=False)
+        return [*found, see(nft).claims]
+
+    other = OTHER.mappings[0].port
+    assert told(work) == [{HTTP.port: ONE, other: second}, {HTTP.port: second, other: second}]
+
+
+def test_a_port_that_leads_nowhere_is_not_given_away(told: Any) -> None:
+    """Somebody removed the element; whether its pod lives is not known then."""
+
+    def work(nft: Door) -> None:
+        publish(nft, ONE, msgspec.structs.replace(ALL, mappings=(HTTP,)))
+        nft.run(f"delete element inet {ports.TABLE} ports4 {{ tcp . 8080 }}\n")
+        with pytest.raises(CNIError, match=f"8080/tcp.*{ONE}"):
+            publish(nft, TWO, msgspec.structs.replace(OTHER, mappings=(HTTP,)))
+
+    told(work)
 
 
 def test_removing_takes_everything_but_ranges(told: Any) -> None:
@@ -218,9 +267,9 @@ def test_a_sweep_removes_what_is_of_no_use(told: Any) -> None:
     """Down to the table; a link that takes packets for 127.0.0.0/8 stays guarded; and an addition makes it fail."""
     conditional = msgspec.structs.replace(OTHER, conditions=Conditions(v4="ip saddr 10.0.0.0/8"))
 
-    def sweep(nft: Door) -> None:
+    def sweep(nft: Door, there: Callable[[str], bool] = lambda _: True) -> None:
         nft.run(ports.begin_sweep(7))
-        nft.run(ports.end_sweep(nft.query(ports.LISTING), 7))
+        nft.run(ports.end_sweep(nft.query(ports.LISTING), 7, there))
 
     def work(nft: Door) -> list[Any]:
         publish(nft, ONE, ALL)
@@ -234,15 +283,14 @@ def test_a_sweep_removes_what_is_of_no_use(told: Any) -> None:
         nft.run(ports.forget(ONE, see(nft)))
         sweep(nft)
         guarded = see(nft)
-        assert (guarded.near, guarded.localnet) == ((), ("cni0",))
-        nft.run(ports.close("cni0"))
+        assert (guarded.near, guarded.localnet, guarded.owners) == ((), ("cni0",), ())
         nft.run(ports.begin_sweep(8))
-        text = ports.end_sweep(nft.query(ports.LISTING), 8)
+        text = ports.end_sweep(nft.query(ports.LISTING), 8, lambda _: False)
         publish(nft, ONE, ALL)
         with pytest.raises(NotFound):
             nft.run(text)
-        nft.run(ports.remove(ONE, ALL) + ports.close("cni0"))
-        sweep(nft)
+        nft.run(ports.remove(ONE, ALL))
+        sweep(nft, lambda _: False)
         return nft.query(ports.LISTING)
 
     assert told(work) == []

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from tests.harness.node import Node
 
 INSTALL = ROOT / "packaging" / "install.sh"
-OTHER = "bandwidth"  # a plugin that podwire does not have
+OTHER = "sbr"
 
 # One installation copies all of the bundle; for most cases a program that can be told apart is enough.
 PROGRAM = """#!/bin/sh

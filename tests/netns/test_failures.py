@@ -93,7 +93,7 @@ def fresh(node: Node, worker: Worker, name: str) -> None:
         return second(node, worker, name)
     uplink(node, name)
     pod = node.pod("first")
-    at = int("after" in CONFIGS[name])  # a chained plugin's folder is made by its first step
+    at = int(CONFIGS[name].get("type") == "tuning")  # its folder is made by its first step
     assert worker.add(ready(worker, name, pod, "other"), pod, "other", at)["failed"]
     if "iptables" in name:
         for tool in ("iptables", "ip6tables"):

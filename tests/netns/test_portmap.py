@@ -188,6 +188,16 @@ def test_without_snat(lab: Lab, backend: str) -> None:
     assert traffic.reached(lab.node, "127.0.0.1", 8080, seconds=0.3) is None
 
 
+def datagram() -> str:
+    """A UDP datagram to 10.10.0.1 port 7001 from 127.0.0.5, with its IP header, as hexadecimal digits."""
+    udp = (40000).to_bytes(2, "big") + (7001).to_bytes(2, "big") + (9).to_bytes(2, "big") + bytes(2) + b"x"
+    header = bytes((0x45, 0)) + (20 + len(udp)).to_bytes(2, "big") + bytes(4) + bytes((64, 17, 0, 0))
+    return (header + bytes((127, 0, 0, 5)) + bytes((10, 10, 0, 1)) + udp).hex()
+
+
+FORGED = datagram()
+
+
 @pytest.mark.usefixtures("own_promise")
 def test_services_of_the_node_alone_stay_so(lab: Lab) -> None:
     """A pod that sends to 127.0.0.1 by its link reaches nothing of the node, though the kernel was told to take such packets
@@ -203,9 +213,15 @@ def test_services_of_the_node_alone_stay_so(lab: Lab) -> None:
     )
     assert lab.node.sysctl("net/ipv4/conf/cni0/route_localnet") == "1"
     assert traffic.reached(lab.node, "127.0.0.1", 7000, "udp", pod=other.pod, seconds=0.5) is None
+    forged = "import socket; s = socket.socket(2, 3, 17); s.setsockopt(0, 3, 1); s.sendto(bytes.fromhex(%r), ('10.10.0.1', 0))"
+    server = traffic.start(lab.node, traffic.ECHO_SOURCE, "10.10.0.1", "7001")
+    lab.node.run("python3", "-c", forged % FORGED, pod=other.pod)
+    assert traffic.read(server) is None, "sent from 127.0.0.5"
     rule = "inet podwire_portmap guard"
     lab.node.run("nft", "flush", "chain", *rule.split())
     assert traffic.reached(lab.node, "127.0.0.1", 7000, "udp", pod=other.pod), "this test has no teeth"
+    lab.node.run("python3", "-c", forged % FORGED, pod=other.pod)
+    assert traffic.read(server, 2) == "127.0.0.5", "nor has this"
 
 
 CONDITIONS = {
@@ -329,6 +345,92 @@ def test_add_again_replaces(lab: Lab) -> None:
     it.last.call("CHECK", config).succeeded()
 
 
+@pytest.mark.usefixtures("own_promise")
+def test_add_again_with_fewer_ports(lab: Lab) -> None:
+    """What is asked for no longer goes, though nothing was in the way of the rest."""
+    it = published(lab, "bridge", (8080, 80), (8081, 81))
+    config = {**portmap((8080, 80)), "prevResult": it.first.result}
+    it.last.call("ADD", config).succeeded()
+    assert set(claims(lab)) == {"0.0.0.0 tcp 8080", ":: tcp 8080"}
+    it.last.call("DEL", config).succeeded()
+    assert claims(lab) == {}
+
+
+@pytest.mark.usefixtures("own_promise")
+@pytest.mark.parametrize("told", [[(8080, 80)], [(9090, 90)], [(8080, 80), (8080, 81)]], ids=["fewer", "others", "nonsense"])
+def test_del_that_is_told_other_ports(lab: Lab, told: list[tuple[int, int]]) -> None:
+    """All that is the pod's goes."""
+    it = published(lab, "bridge", (8080, 80), (8081, 81))
+    it.last.call("DEL", {**portmap(*told), "prevResult": it.first.result}).succeeded()
+    assert claims(lab) == {}
+    assert [line for line in it.first.leftovers() if "podwire_portmap" in line] == []
+
+
+@pytest.mark.usefixtures("own_promise")
+def test_two_networks_of_a_container(lab: Lab) -> None:
+    """Runtimes ask for the same ports on each. The first one has them; both come and go."""
+    one = published(lab, "bridge", (8080, 80))
+    elsewhere = ptp({"type": "host-local", "subnet": "10.20.0.0/24", "routes": []}, name="other")
+    same = {"pod": one.first.pod, "container_id": one.first.container_id, "ifname": "eth1"}
+    two = lab.chained(elsewhere, portmap((8080, 80), name="other"), **same)
+    assert {label.split("/")[1] for label in claims(lab).values()} == {"net"}
+    two.check()
+    one.check()
+    two.delete()
+    one.check()
+    one.delete()
+    assert claims(lab) == {}
+
+
+@pytest.mark.usefixtures("own_promise")
+def test_every_link_of_its_own_is_forgotten(lab: Lab) -> None:
+    """ptp, portmap, bandwidth: the guard of the pod's veth goes with the pod, whatever else the result lists."""
+    limits = {"ingressRate": 80_000_000, "ingressBurst": 8_000_000, "egressRate": 80_000_000, "egressBurst": 8_000_000}
+    shaped = {"cniVersion": VERSION, "name": "net", "type": "bandwidth", **limits}
+    it = lab.chained(MAINS["ptp"], portmap((8080, 80)), shaped)
+    veth = it.first.host_veth
+    assert f'"{veth}"' in lab.node.sh(f"nft list set inet {TABLE} localnet")
+    it.delete()
+    assert f'"{veth}"' not in lab.node.sh(f"nft list set inet {TABLE} localnet")
+
+
+@pytest.mark.usefixtures("own_promise")
+def test_del_of_one_keeps_the_bridge_guarded(lab: Lab) -> None:
+    """Whatever the order in which prevResult lists the host's links."""
+    one, two = published(lab, "bridge", (8080, 80)), published(lab, "bridge", (8081, 80))
+    result = json.loads(json.dumps(two.first.result))
+    result["interfaces"] = [*reversed(result["interfaces"][:2]), {"name": "x" * 40}, *result["interfaces"][2:]]
+    for ip in result["ips"]:
+        ip["interface"] = 3
+    two.last.call("DEL", {**two.last.config, "prevResult": result}).succeeded()
+    assert '"cni0"' in lab.node.sh(f"nft list set inet {TABLE} localnet")
+    assert set(claims(lab)) == {"0.0.0.0 tcp 8080", ":: tcp 8080"}
+    one.check()
+
+
+@pytest.mark.usefixtures("own_promise")
+def test_a_bridge_whose_name_nft_cannot_write(lab: Lab) -> None:
+    """It is not opened for 127.0.0.0/8, because nothing could guard it; all else works."""
+    lab.node.outside()
+    it = lab.chained(gateway(DUAL, bridge="b*", hairpinMode=True), portmap((8080, 80)))
+    serve(it, 80)
+    assert traffic.reached(lab.node, NODE_V4, 8080, pod=OUTSIDE) == OUTSIDE_V4
+    assert lab.node.sysctl("net/ipv4/conf/b*/route_localnet") == "0"
+    it.check()
+
+
+@pytest.mark.usefixtures("own_promise")
+@pytest.mark.parametrize("told", [True, False])
+def test_udp_is_forgotten_by_del_that_is_told_nothing(lab: Lab, told: bool) -> None:
+    lab.node.outside()
+    mapping = {"hostPort": 5000, "containerPort": 50, "protocol": "udp"}
+    it = published(lab, "bridge", mapping)
+    serve(it, 50, "udp")
+    assert traffic.reached(lab.node, NODE_V4, 5000, "udp", pod=OUTSIDE, source_port=40000)
+    it.last.call("DEL", {**it.last.config, "prevResult": it.first.result} if told else portmap()).succeeded()
+    assert "sport=40000" not in lab.node.sh("conntrack -L -p udp --dport 5000 2>/dev/null")
+
+
 @pytest.mark.known_reference_failure("DEL removes nothing unless it is told the ports (P#509); " + NO_CHECK)
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("told", ["nothing", "ports", "prevResult"])
@@ -379,6 +481,7 @@ DAMAGE = {
     "table": "nft delete table inet podwire_portmap",
     "sysctl": "echo 0 > /proc/sys/net/ipv4/conf/cni0/route_localnet",
     "masquerade": "nft delete element inet podwire_portmap snat4 '{ 10.10.0.2 }'",
+    "guard": "nft delete element inet podwire_portmap localnet '{ \"cni0\" }'",
     "another": "nft delete element inet podwire_portmap claims4 '{ 0.0.0.0 . tcp . 8080 }'",
 }
 
@@ -390,7 +493,7 @@ def test_check_sees_what_is_missing(lab: Lab, damage: str) -> None:
     it = published(lab, "bridge", (8080, 80))
     it.check()
     lab.node.sh(damage)
-    it.last.check().refused(999, "8080|rules|masquerade|sysctl")
+    it.last.check().refused(999, "8080|rules|masquerade|sysctl|drops")
     it.last.call("ADD", {**it.last.config, "prevResult": it.first.result}).succeeded()
     it.check()
 
@@ -398,9 +501,15 @@ def test_check_sees_what_is_missing(lab: Lab, damage: str) -> None:
 @pytest.mark.usefixtures("own_promise")
 def test_check_of_iptables_sees_what_is_missing(lab: Lab) -> None:
     it = published(lab, "bridge", (8080, 80), backend="iptables")
-    it.check()
-    lab.node.sh("iptables -t nat -F CNI-HOSTPORT-DNAT")
-    it.last.check().refused(999, "8080/tcp")
+    for damage, says in (
+        ("-F CNI-HOSTPORT-DNAT", "8080/tcp"),
+        ("-F CNI-HOSTPORT-SETMARK", "masquerade"),
+        ("-D POSTROUTING 1", "masquerade"),
+    ):
+        it.check()
+        lab.node.sh("iptables -t nat " + damage)
+        it.last.check().refused(999, says)
+        it.last.call("ADD", {**it.last.config, "prevResult": it.first.result}).succeeded()
     it.last.call("ADD", {**it.last.config, "prevResult": it.first.result}).succeeded()
     it.check()
 
@@ -425,6 +534,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "host port": ({"hostPort": 65536, "containerPort": 80}, "hostPort 65536"),
     "container port": ({"hostPort": 80, "containerPort": -1}, "containerPort -1"),
     "protocol": ({"hostPort": 80, "containerPort": 80, "protocol": "icmp"}, "icmp.*tcp, udp, sctp"),
+    "multicast": ({"hostPort": 80, "containerPort": 80, "hostIP": "224.0.0.1"}, "hostIP 224.0.0.1"),
     "host address": ({"hostPort": 80, "containerPort": 80, "hostIP": "nowhere"}, "nowhere"),
     "no container port": ({"hostPort": 80}, "containerPort"),
 }
@@ -445,6 +555,7 @@ KEYS: dict[str, tuple[dict[str, Any], str]] = {
     "backend": ({"backend": "ipfw"}, "ipfw"),
     "mark": ({"markMasqBit": 32, "backend": "iptables"}, "markMasqBit 32"),
     "both marks": ({"markMasqBit": 3, "externalSetMarkChain": "X"}, "exclude"),
+    "chain that is more": ({"externalSetMarkChain": "X\n-A OUTPUT -j ACCEPT"}, "externalSetMarkChain"),
     "chain of nftables": ({"externalSetMarkChain": "X", "backend": "nftables"}, "iptables"),
     "conditions": ({"conditionsV4": ["-s", "10.0.0.0/8"], "backend": "nftables"}, "conditionsV4"),
     "conditions of nftables": ({"conditionsV6": ["ip6", "saddr", "::1"], "backend": "iptables"}, "conditionsV6"),
