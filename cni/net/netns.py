@@ -155,7 +155,9 @@ def read_here(key: str) -> str:
 def _write_here(key: str, value: str) -> None:
     descriptor = os.open("/proc/sys/" + key, os.O_WRONLY | os.O_CLOEXEC)
     try:
-        os.write(descriptor, value.encode() or b"\n")  # nothing at all would be no write
+        left = value.encode() or b"\n"  # nothing at all would be no write
+        while left:
+            left = left[os.write(descriptor, left) :]  # the kernel takes a page at a time
     finally:
         os.close(descriptor)
 

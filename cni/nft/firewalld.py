@@ -51,7 +51,7 @@ class Firewalld:
         if self._running is None:
             try:
                 self._running = os.path.exists(self._place) and self._ask(_BUS, "/", _BUS, "NameHasOwner", NAME) is True
-            except FirewalldError:
+            except (FirewalldError, _Refused):
                 self._running = False
         return self._running
 
@@ -115,7 +115,10 @@ class Firewalld:
         if not line.startswith(b"OK "):
             raise ValueError(f"the bus says {line.decode(errors='replace')}")
         self._socket.sendall(b"BEGIN\r\n")
-        self._exchange(_BUS, "/org/freedesktop/DBus", _BUS, "Hello")
+        try:
+            self._exchange(_BUS, "/org/freedesktop/DBus", _BUS, "Hello")
+        except _Refused as error:
+            raise ValueError(f"the bus lets nobody in: {error}") from error
 
     def _message(self) -> bytes:
         """The next whole message."""

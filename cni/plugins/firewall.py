@@ -20,7 +20,7 @@ from cni.nft import firewall
 from cni.nft.firewall import BACKENDS, OPEN, POLICIES, Wanted
 from cni.nft.forward import ISOLATED
 from cni.nft.ops import Unread, attempt
-from cni.spec.conf import NetConf, read
+from cni.spec.conf import NetConf, read, read_to_remove
 from cni.spec.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ CHAIN_NAME = r"[A-Za-z_][A-Za-z0-9_.-]{0,27}"
 _TAKEN_NAMES = ("ACCEPT", "DROP", "RETURN", "QUEUE", "INPUT", "FORWARD", "OUTPUT", "CNI-FORWARD")
 
 # Characters of a link's name that mean nothing to nft and iptables.
-_LINK_NAME = r"[A-Za-z0-9_.@=~,-]+"
+_LINK_NAME = r"[A-Za-z0-9_.@=~,-]{1,15}"
 
 
 class Conf(NetConf, frozen=True, kw_only=True, rename="camel"):
@@ -79,7 +79,7 @@ class Conf(NetConf, frozen=True, kw_only=True, rename="camel"):
             admin=self.iptables_admin_chain_name or "CNI-ADMIN",
             zone=self.firewalld_zone or "trusted",
             policy=self.ingress_policy or OPEN,
-            bridge=result.interfaces[0].name if result is not None and result.interfaces else "",
+            bridge=next((entry.name for entry in result.interfaces if not entry.sandbox), "") if result is not None else "",
         )
 
 
@@ -94,9 +94,10 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
 
 def parse(call: Call) -> Conf:
     """The configuration; DEL and GC take one whose values ADD would refuse."""
+    if call.verb in ("DEL", "GC"):
+        return read_to_remove(call, Conf)
     conf = read(call, Conf)
-    if call.verb not in ("DEL", "GC"):
-        conf.validate()
+    conf.validate()
     return conf
 
 
@@ -105,7 +106,8 @@ def look(conf: Conf, call: Call, host: Host, known: Result | None) -> Facts:
     wanted = conf.wanted(known)
     addresses: list[Ip] = [ip.address.ip for ip in known.ips] if known is not None else []
     if call.verb == "DEL":
-        if host.sandbox is not None and host.sandbox.link(call.ifname) is not None:
+        # Without prevResult the pod is asked; with it that would be a way to have another pod's addresses removed.
+        if known is None and host.sandbox is not None and host.sandbox.link(call.ifname) is not None:
             addresses += [address.ip for address in host.sandbox.addresses(call.ifname) if not address.ip.is_link_local]
         rules, unread = firewall.look_del(host, addresses, conf.backend, call.notes)
         return Facts(rules=rules, unread=tuple(unread))

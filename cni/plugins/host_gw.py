@@ -23,7 +23,7 @@ from cni.net.verify import own, route_problems
 from cni.nft import masquerade
 from cni.nft.ops import Unread, attempt, require
 from cni.spec.addresses import Cidr, Ip, is_v6, parse_ip, single
-from cni.spec.conf import Dns, Ipam, convert, decode_document, read
+from cni.spec.conf import Dns, Ipam, convert, decode_document, read, read_to_remove
 from cni.spec.errors import CNIError, ConfigError, DecodeError, NotAvailable, TryAgain
 from cni.spec.keys import VethConf
 from cni.spec.result import SCOPE_LINK, AssignedIp, Result, Route
@@ -73,7 +73,7 @@ def parse(call: Call) -> Conf:
     """The configuration; DEL and GC take one whose values ADD would refuse, without the nodes, which GC reads by itself."""
     if call.verb in ("DEL", "GC"):
         given = {key: value for key, value in call.config.items() if key.casefold() not in ("nodes", "nodesfile")}
-        return read(msgspec.structs.replace(call, config=given), Conf)
+        return read_to_remove(msgspec.structs.replace(call, config=given), Conf)
     conf = read(call, Conf)
     conf.validate(call)
     nodes.validate(conf.nodes, "nodes")

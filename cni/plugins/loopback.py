@@ -12,7 +12,7 @@ import msgspec
 from cni.net.facts import Link
 from cni.net.ops import SANDBOX, Plan, SetLink
 from cni.spec.addresses import Cidr
-from cni.spec.conf import NetConf, read
+from cni.spec.conf import NetConf, read, read_to_remove
 from cni.spec.errors import CNIError
 from cni.spec.result import AssignedIp, Interface, Result
 
@@ -42,7 +42,7 @@ class Facts(msgspec.Struct, frozen=True):
 
 def parse(call: Call) -> Conf:
     """The configuration; there is nothing to check."""
-    return read(call, Conf)
+    return read_to_remove(call, Conf) if call.verb in ("DEL", "GC") else read(call, Conf)
 
 
 def look(conf: Conf, call: Call, host: Host, known: Result | None) -> Facts:

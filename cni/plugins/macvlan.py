@@ -22,7 +22,7 @@ from cni.net.ops import HOST, SANDBOX, Announce, CreateMacvlan, DeleteLink, Plan
 from cni.net.verify import own, route_problems
 from cni.spec import keys, mac
 from cni.spec.addresses import Mac
-from cni.spec.conf import Dns, Ipam, check_ifname, read
+from cni.spec.conf import Dns, Ipam, check_ifname, read, read_to_remove
 from cni.spec.errors import CNIError, ConfigError, LimitedConnectivity, NotAvailable
 from cni.spec.keys import MacConf
 from cni.spec.owner import PREFIX
@@ -84,9 +84,10 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
 
 def parse(call: Call) -> Conf:
     """The configuration; DEL and GC take one whose values ADD would refuse."""
-    conf = read(call, Conf)
+    removing = call.verb in ("DEL", "GC")
+    conf = read_to_remove(call, Conf) if removing else read(call, Conf)
     conf = conf if conf.mode else msgspec.structs.replace(conf, mode="bridge")
-    if call.verb in ("DEL", "GC"):
+    if removing:
         return conf
     if conf.mode not in MACVLAN_MODES:
         raise ConfigError(f"invalid mode {conf.mode!r}: expected {', '.join(MACVLAN_MODES)}")

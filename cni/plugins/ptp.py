@@ -22,7 +22,7 @@ from cni.net.verify import own, route_problems
 from cni.nft import masquerade
 from cni.nft.ops import Unread, attempt, require
 from cni.spec.addresses import Cidr, Ip, is_v6, single
-from cni.spec.conf import Dns, read
+from cni.spec.conf import Dns, read, read_to_remove
 from cni.spec.errors import ConfigError
 from cni.spec.keys import VethConf
 from cni.spec.result import Result
@@ -52,9 +52,10 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
 
 def parse(call: Call) -> Conf:
     """The configuration; DEL and GC take one whose values ADD would refuse."""
+    if call.verb in ("DEL", "GC"):
+        return read_to_remove(call, Conf)
     conf = read(call, Conf)
-    if call.verb not in ("DEL", "GC"):
-        conf.validate(call)
+    conf.validate(call)
     return conf
 
 

@@ -21,7 +21,7 @@ from cni.net.verify import own as own_part
 from cni.nft import spoof
 from cni.spec import sysctl
 from cni.spec.addresses import Mac, parse_mac
-from cni.spec.conf import NetConf, read, repeated_keys
+from cni.spec.conf import NetConf, read, read_to_remove, repeated_keys
 from cni.spec.errors import CNIError, ConfigError, EnvError, NotAvailable
 from cni.spec.keys import MTU_RANGE
 from cni.spec.mac import RuntimeConfig
@@ -123,6 +123,7 @@ class Conf(NetConf, frozen=True, kw_only=True, rename="camel"):
                 if path in paths and not sysctl.same(given[paths[path]], value):
                     raise ConfigError(f"sysctls {paths[path]!r} and {name!r} are the same, and have two values")
                 paths[path] = name
+                found.pop(path, None)  # what comes later is written later
                 found[path] = value
         return found
 
@@ -160,7 +161,7 @@ def parse(call: Call) -> Conf:
         given = {
             key: value for key, value in call.config.items() if key.casefold() in ("cniversion", "name", "type", "datadir")
         }
-        return read(msgspec.structs.replace(call, config=given), Conf)
+        return read_to_remove(msgspec.structs.replace(call, config=given), Conf)
     conf = read(call, Conf)
     conf.validate(call)
     return conf
@@ -270,7 +271,7 @@ def plan_del(conf: Conf, call: Call, facts: Facts) -> Plan:
             plan += _plan_link(call.owner, call.ifname, link, seen.attributes, facts.at_mac)
         plan += [
             SetSysctls(side=SANDBOX, values=((key, value),), must=True)
-            for key, value in seen.sysctls.items()
+            for key, value in reversed(seen.sysctls.items())
             if facts.sysctls.get(key, value) != value
         ]
     plan.append(RemoveFile(path=backup.file_of(conf.folder, call.owner)))

@@ -171,6 +171,19 @@ def read(call: Call, kind: type[T]) -> T:
     return convert(call.config, kind, "configuration", call.notes)
 
 
+def read_to_remove(call: Call, kind: type[T]) -> T:
+    """The configuration of a DEL or GC. What cannot be read of it is done without: a runtime that passed nonsense to ADD passes
+    it to DEL, too, and has to be rid of the pod. Who gave the addresses has to be known.
+    """
+    try:
+        return read(call, kind)
+    except ConfigError as error:
+        call.notes.append(f"going on without the keys of the configuration: {error}")
+    needed = {key.casefold() for key in ("cniVersion", "name", "type", "ipam")}
+    given = {key: value for key, value in call.config.items() if key.casefold() in needed}
+    return convert(given, kind, "configuration", [])
+
+
 def check_name(name: str) -> bool:
     """Whether a container id or network name is one alphanumeric and then alphanumerics or ``_.-`` (spec section 2)."""
     return bool(name) and name[0] in ALPHANUMERIC and NAME_CHARACTERS.issuperset(name)

@@ -36,8 +36,12 @@ def askers(podman: Podman, name: str) -> list[str]:
     return re.findall(r"\[?(?:::ffff:)?([0-9a-f.:]+?)\]?:\d+: ?response:200", podman("logs", name, check=False))
 
 
-def test_published_port(host: Host, podman: Podman, outside: str) -> None:
-    """From everywhere; who asks from outside is seen as who it is."""
+@pytest.mark.parametrize("policy", ["ACCEPT", "DROP"])
+def test_published_port(host: Host, podman: Podman, outside: str, policy: str) -> None:
+    """From everywhere; who asks from outside is seen as who it is. Also where the host drops what it should forward, as Docker
+    sets it up: the reference's firewall lets nobody in from outside then.
+    """
+    host.sh(f"iptables -P FORWARD {policy}")
     said = podman.run("web", "-p", "8080:80")
     podman.run("other")
     inside = address(host, "web")

@@ -19,7 +19,7 @@ from cni.plugins import bridge, loopback
 from cni.spec import errors, versions
 from cni.spec.owner import Owner
 from cni.spec.result import Result
-from tests.unit.calls import ID, V4, runtime
+from tests.unit.calls import CONFIGS, ID, V4, needs_uplink, runtime
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -524,6 +524,37 @@ def test_a_new_plugin_is_a_module_and_a_line(own_plugin: ModuleType, runtime: Ru
         reply = runtime.call(verb, config, runtime.pod(), "own")
         assert reply.status == 0, reply
     assert own_plugin.plan_add(None, None, None, Result()) == ([], Result())
+
+
+NONSENSE: dict[str, Any] = {
+    "runtimeConfig": {"mac": "zz"},
+    "args": {"cni": {"mac": "zz"}},
+    "mtu": "large",
+    "dataDir": 5,
+    "dns": 7,
+    "nodes": "none",
+}
+
+
+@pytest.mark.parametrize(
+    "name", ["dual-stack", "ptp", "host-gw", "macvlan", "portmap", "firewall", "bandwidth", "tuning-sysctls"]
+)
+def test_del_and_gc_go_on_without_what_cannot_be_read(runtime: Runtime, name: str) -> None:
+    """A runtime that passed nonsense passes it to DEL, too, and has to be rid of the pod. ADD refuses it."""
+    keys, pod = CONFIGS[name], runtime.pod()
+    if needs_uplink(keys):
+        runtime.machine.uplink()
+    good = runtime.ready(keys, pod)
+    bad = good | NONSENSE
+    assert json.loads(runtime.call("ADD", bad, pod).stdout)["code"] == 7
+    runtime.add(good, pod)
+    for verb, more in (("GC", {"cni.dev/valid-attachments": []}), ("DEL", {})):
+        reply = runtime.call(verb, bad | more, pod)
+        assert reply.status == 0, reply
+    if "after" in keys:
+        assert runtime.call("DEL", runtime.config(**keys["after"]), pod).status == 0
+    assert not runtime.leases()
+    assert "podwire/" not in runtime.dump()
 
 
 def test_a_chained_plugin_needs_prev_result_but_for_removing(own_plugin: ModuleType, runtime: Runtime) -> None:

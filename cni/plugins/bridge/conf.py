@@ -8,7 +8,7 @@ from msgspec import Meta
 
 from cni.net import vlans
 from cni.net.vlans import Trunk
-from cni.spec.conf import Ipam, check_ifname, check_new_ifname, read
+from cni.spec.conf import Ipam, check_ifname, check_new_ifname, read, read_to_remove
 from cni.spec.errors import ConfigError
 from cni.spec.keys import VethConf
 
@@ -84,9 +84,10 @@ def parse(call: Call) -> Conf:
     DEL and GC take a configuration whose values ADD would refuse: what was made before it was changed must go away all the
     same.
     """
+    if call.verb in ("DEL", "GC"):
+        return read_to_remove(call, Conf)
     conf = read(call, Conf)
-    if call.verb not in ("DEL", "GC"):
-        _validate(conf, call)
+    _validate(conf, call)
     return conf
 
 

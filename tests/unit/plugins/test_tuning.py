@@ -66,7 +66,7 @@ def test_sysctls_of_both_places_in_their_order() -> None:
     }
     asked = call(config)
     conf = tuning.parse(asked)
-    assert list(conf.sysctls(asked).items()) == [("net/ipv4/a", "2"), ("net/ipv4/conf/eth0/b", "1"), ("net/ipv4/c", "3")]
+    assert list(conf.sysctls(asked).items()) == [("net/ipv4/conf/eth0/b", "1"), ("net/ipv4/a", "2"), ("net/ipv4/c", "3")]
     assert conf.names == ["net.ipv4.a", "net.ipv4.conf.IFNAME.b", "net/ipv4/a", "net.ipv4.c"]
 
 
