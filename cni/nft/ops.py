@@ -203,14 +203,14 @@ class InCaseOfUndo(msgspec.Struct, frozen=True, kw_only=True):
     For what a later operation of the plan makes for others too: with ``shared`` it is run only while no other call is at work.
     """
 
-    op: RunIptables | Sweep
+    op: Any
     shared: bool = False
 
     def describe(self) -> str:
         """The operation in words."""
         return f"keep in mind to {self.op.describe()} when this call fails"
 
-    def inverse(self) -> RunIptables | Sweep:
+    def inverse(self) -> Any:
         """The operation that takes this one back."""
         return self.op
 

@@ -19,6 +19,7 @@ from cni.net.facts import Link, NeighbourSeen
 from cni.net.ops import SANDBOX, Attempt, ConfirmSysctls, Plan, RemoveFile, SetSysctls, TuneLink, WriteFile
 from cni.net.verify import own as own_part
 from cni.nft import spoof
+from cni.nft.ops import InCaseOfUndo
 from cni.spec import sysctl
 from cni.spec.addresses import Mac, parse_mac
 from cni.spec.conf import NetConf, read, read_to_remove, repeated_keys
@@ -83,8 +84,9 @@ class Conf(NetConf, frozen=True, kw_only=True, rename="camel"):
         """ConfigError, or EnvError for what is in CNI_ARGS, where a value cannot be."""
         if not self.folder.startswith("/"):
             raise ConfigError(f"dataDir {self.data_dir!r} is not an absolute path")
-        for key in repeated_keys(call.stdin, "sysctl"):
-            raise ConfigError(f"sysctl {key!r} stands in the configuration more than once")
+        for place in (("sysctl",), ("args", "cni", "sysctl")):
+            for key in repeated_keys(call.stdin, *place):
+                raise ConfigError(f"sysctl {key!r} stands in {'.'.join(place)} more than once")
         mtu = self.mtu if self.args.cni.mtu is None else self.args.cni.mtu
         if mtu and mtu not in MTU_RANGE:
             raise ConfigError(f"invalid mtu {mtu}: expected {MTU_RANGE.start} to {MTU_RANGE.stop - 1}")
@@ -245,6 +247,9 @@ def plan_add(conf: Conf, call: Call, facts: Facts, lease: Result) -> tuple[Plan,
     plan: Plan = _plan_backup(conf, call, facts, attributes)
     if facts.link is not None:
         plan += _plan_link(call.owner, call.ifname, facts.link, attributes, facts.at_mac)
+    former = tuple((key, facts.sysctls[key]) for key in sysctls if key in facts.sysctls)
+    if former:  # one may have changed another, or have been taken in part: in the end all go back once more
+        plan.append(InCaseOfUndo(op=SetSysctls(side=SANDBOX, values=former), shared=False))
     for key, value in sysctls.items():
         before = ((key, facts.sysctls[key]),) if key in facts.sysctls else ()
         plan.append(SetSysctls(side=SANDBOX, values=((key, value),), must=True, before=before))
@@ -269,13 +274,13 @@ def plan_del(conf: Conf, call: Call, facts: Facts) -> Plan:
     if seen is not None and seen.is_about(facts.sandbox, link.index if link is not None else 0):
         if link is not None:
             plan += _plan_link(call.owner, call.ifname, link, seen.attributes, facts.at_mac)
-        plan += [
-            SetSysctls(side=SANDBOX, values=((key, value),), must=True)
-            for key, value in reversed(seen.sysctls.items())
-            if facts.sysctls.get(key, value) != value
-        ]
+        one_by_one = [SetSysctls(side=SANDBOX, values=(pair,), must=True) for pair in seen.sysctls.items()]
+        if any(facts.sysctls.get(key, value) != value for key, value in seen.sysctls.items()):
+            # One may forbid another's value, or change it: first backwards, then forwards all of them take theirs.
+            first = [Attempt(op=op, notes=[]) for op in reversed(one_by_one[1:])]
+            plan += [*first, *one_by_one]
     plan.append(RemoveFile(path=backup.file_of(conf.folder, call.owner)))
-    return [Attempt(op=op, notes=call.notes) for op in plan]
+    return [op if isinstance(op, Attempt) else Attempt(op=op, notes=call.notes) for op in plan]
 
 
 def check(conf: Conf, call: Call, facts: Facts, prev: Result) -> list[str]:

@@ -120,12 +120,14 @@ def lookup(document: dict[str, Any], key: str) -> Any:
     return next((value for name, value in reversed(document.items()) if name.casefold() == folded), None)
 
 
-def repeated_keys(stdin: bytes, key: str) -> list[str]:
-    """Keys that stand more than once in the object at a top-level key whose values are all strings. A document that was decoded
-    has the last of each, where the reference refuses them.
+def repeated_keys(stdin: bytes, *place: str) -> list[str]:
+    """Keys that stand more than once in an object whose values are all strings; ``place`` are the keys that lead there. A
+    document that was decoded has the last of each, where the reference refuses them.
     """
+    raw: Any = stdin
     try:
-        raw = lookup(msgspec.json.decode(stdin, type=dict[str, msgspec.Raw]), key)
+        for key in place:
+            raw = lookup(msgspec.json.decode(raw or b"{}", type=dict[str, msgspec.Raw]), key)
     except msgspec.MsgspecError:
         return []
     names = [msgspec.json.decode(name) for name in _KEY.findall(bytes(raw or b""))]

@@ -453,6 +453,59 @@ def test_del_brings_everything_back(lab: Lab) -> None:
     it.first.check().succeeded()
 
 
+DEPENDENT = {
+    "one that limits another": (
+        {"net.ipv4.ip_unprivileged_port_start": "100", "net.ipv4.ip_local_port_range": "500 60000"},
+        "",
+    ),
+    "one that sets another": (
+        {"net.ipv4.ip_forward": "1", "net.ipv4.conf.eth0.forwarding": "1"},
+        "echo 1 > /proc/sys/net/ipv4/conf/eth0/forwarding",
+    ),
+}
+
+
+@pytest.mark.usefixtures("own_promise")
+@pytest.mark.parametrize("fails", [False, True], ids=["DEL", "failed ADD"])
+@pytest.mark.parametrize(("sysctls", "before"), DEPENDENT.values(), ids=DEPENDENT)
+def test_sysctls_that_depend_on_each_other(lab: Lab, sysctls: dict[str, str], before: str, fails: bool) -> None:
+    """All have their former values in the end, after DEL and after an ADD that failed behind them."""
+    it = Chain(lab, sysctl=sysctls | ({"net.ipv4.no_such": "1"} if fails else {}))
+    lab.node.sh(before, pod=it.pod)
+    names = [name.replace(".", "/") for name in sysctls]
+    was = [lab.node.sysctl(name, pod=it.pod) for name in names]
+    if fails:
+        it.it.call("ADD").refused(999, "no_such")
+    else:
+        it.add()
+        it.it.delete().succeeded()
+    assert [lab.node.sysctl(name, pod=it.pod) for name in names] == was
+
+
+@pytest.mark.usefixtures("own_promise")
+def test_a_value_that_was_taken_in_part(lab: Lab) -> None:
+    """The kernel refuses it, and has taken the first of its numbers."""
+    it = Chain(lab, sysctl={"net.ipv4.tcp_rmem": "8192 nonsense 99999"})
+    was = lab.node.sysctl("net/ipv4/tcp_rmem", pod=it.pod)
+    it.it.call("ADD").refused(999, "tcp_rmem")
+    assert lab.node.sysctl("net/ipv4/tcp_rmem", pod=it.pod) == was
+
+
+@pytest.mark.usefixtures("own_promise")
+def test_a_long_value(lab: Lab) -> None:
+    """Longer than the page that the kernel takes at a time, as a new value and as a former one."""
+    ports = ",".join(map(str, range(10001, 13000, 2)))
+    it = Chain(lab, sysctl={"net.ipv4.ip_local_reserved_ports": ports}).add()
+    read = "net/ipv4/ip_local_reserved_ports"
+    assert lab.node.sysctl(read, pod=it.pod) == ports
+    other = {**it.config, "sysctl": {"net.ipv4.ip_local_reserved_ports": "9"}, "prevResult": it.first.result}
+    it.lab.node.sh("rm /run/cni/tuning/*")
+    it.it.call("ADD", other).succeeded()
+    assert lab.node.sysctl(read, pod=it.pod) == "9"
+    it.it.call("DEL", other).succeeded()
+    assert lab.node.sysctl(read, pod=it.pod) == ports
+
+
 @pytest.mark.usefixtures("own_promise")
 def test_a_sysctl_that_was_empty(lab: Lab) -> None:
     """It is empty again after DEL; and the configuration may empty one."""
@@ -591,7 +644,7 @@ def test_killed_before_every_step(lab: Lab) -> None:
         assert it.first.leftovers() == [] and observe.mentions(lab.node, it.first.container_id, MAC) == []
         if not killed:
             break
-    assert step == 10
+    assert step == 11
 
 
 @pytest.mark.usefixtures("own_promise")

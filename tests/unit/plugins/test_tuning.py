@@ -121,6 +121,7 @@ def test_the_plan() -> None:
         f"let {call({}).owner.host_veth} send from {MACS[1]} instead of {MACS[0]}",
         f"set mac of eth0 in the sandbox to {MACS[1]}",
         "set mtu of eth0 in the sandbox to 1400",
+        "keep in mind to write sysctls on the sandbox: net/a=0 when this call fails",
         "write sysctls on the sandbox: net/a=1",
         "write sysctls on the sandbox: net/b=2",
         "read the sysctls in the sandbox back",
