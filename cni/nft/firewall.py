@@ -77,7 +77,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     hooks: dict[bool, Hook] = {}
     legacy: dict[bool, Saved] = {}
     saved: dict[bool, Saved] = {}
-    accepted: dict[bool, dict[Ip, dict[str, int]]] = {}
+    accepted: dict[bool, dict[Ip, dict[str, tuple[int, ...]]]] = {}
     bound: frozenset[Ip] = frozenset()
     firewalld: bool = False
 
@@ -117,7 +117,10 @@ def look_del(host: RuleReaders, addresses: Iterable[Ip], backend: str, notes: li
     wanted = backend in ("", NFTABLES)
     table, unread = attempt(partial(_look_table, host), None, wanted, notes)
     accepted, unread_rules = attempt(
-        lambda: {v6: _look_accepted(host, v6) for v6 in facts.families}, dict[bool, dict[Ip, dict[str, int]]](), wanted, notes
+        lambda: {v6: _look_accepted(host, v6) for v6 in facts.families},
+        dict[bool, dict[Ip, dict[str, tuple[int, ...]]]](),
+        wanted,
+        notes,
     )
     legacy, unread_legacy = attempt(
         lambda: _look_legacy(host) if facts.addresses else {}, dict[bool, Saved](), backend == IPTABLES, notes
@@ -167,7 +170,7 @@ def plan_del(owner: Owner, zone: str, facts: Facts) -> Plan:
     if facts.table is not None:
         plan += _forget(facts.table, {tag(owner)})
     for v6, accepted in facts.accepted.items():
-        handles = [handle for address in facts.addresses for handle in accepted.get(address, {}).values()]
+        handles = [one for address in facts.addresses for found in accepted.get(address, {}).values() for one in found]
         text = "".join(f"delete rule {FILTER[v6]} {CHAIN} handle {handle}\n" for handle in handles)
         if text:
             plan.append(RunNft(text=text, what=f"remove the pod's rules in {FILTER[v6]} {CHAIN}", yields=True))
@@ -248,7 +251,7 @@ def _look_legacy(host: RuleReaders) -> dict[bool, Saved]:
     }
 
 
-def _look_accepted(host: RuleReaders, v6: bool) -> dict[Ip, dict[str, int]]:
+def _look_accepted(host: RuleReaders, v6: bool) -> dict[Ip, dict[str, tuple[int, ...]]]:
     return forward_iptables.accepted(host.nft.chain(f"{FILTER[v6]} {CHAIN}"))
 
 
@@ -265,7 +268,7 @@ def _add_nftables(label: str, admin: str, facts: Facts) -> Plan:
         hook = facts.hooks.get(v6, Hook())
         wanting = hook.present and not hook.intact and v6 not in led
         led.add(v6)
-        passing = forward.pass_filter(v6, admin, hook.handles) if wanting else ""
+        passing = forward.pass_filter(v6, admin, hook.handles, hook.admins) if wanting else ""
         anew = forward.pass_filter(v6, admin) if hook.present else ""
         claim, skeleton = forward.claim(label, address), forward.skeleton()
         plan.append(

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from cni.nft.listing import bodies, elements
+from cni.nft.listing import bodies, elements, target
 from cni.nft.masq import OWNERS, SWEEPS, mark
 from cni.spec.addresses import is_v6
 
@@ -86,12 +86,13 @@ class Table(msgspec.Struct, frozen=True, kw_only=True):
 
 class Hook(msgspec.Struct, frozen=True, kw_only=True):
     """iptables' FORWARD chain of a family: whether it is there, whether it lets our pods' packets pass after the
-    administrator's chain, and the handles of what is ours in it.
+    administrator's chain, the handles of what is ours in it, and other administrators' chains that ours lead to.
     """
 
     present: bool = False
     intact: bool = False
     handles: tuple[int, ...] = ()
+    admins: tuple[str, ...] = ()
 
 
 def skeleton() -> str:
@@ -144,14 +145,16 @@ def remove_policy(label: str, bridge: str, policy: str) -> str:
     return f"add element {element}\ndelete element {element}\n"
 
 
-def pass_filter(v6: bool, admin: str, stale: Iterable[int] = ()) -> str:
-    """Lead iptables' FORWARD to the administrator's chain and then let through what carries the bit; the rules ``stale`` go."""
+def pass_filter(v6: bool, admin: str, stale: Iterable[int] = (), others: Iterable[str] = ()) -> str:
+    """Lead iptables' FORWARD to the administrator's chain, and to ``others`` that networks have, and then let through what
+    carries the bit; the rules ``stale`` go.
+    """
     where = FORWARD[v6]
     return (
         f"add chain {FILTER[v6]} {admin}\n"
         + "".join(f"delete rule {where} handle {handle}\n" for handle in stale)
         + f'insert rule {where} meta mark and {BIT:#x} == {BIT:#x} counter accept comment "{NOTE}"\n'
-        + f'insert rule {where} counter jump {admin} comment "{NOTE}"\n'
+        + "".join(f'insert rule {where} counter jump {name} comment "{NOTE}"\n' for name in (*others, admin))
     )
 
 
@@ -212,18 +215,22 @@ def parse_forward(objects: list[dict[str, Any]], v6: bool, admin: str = "") -> H
     bit says whose a rule is.
     """
     family = FILTER[v6].split()[0]
-    present, intact, told, handles = False, False, False, []
+    present, intact, told = False, False, False
+    handles: list[int] = []
+    admins: dict[str, None] = {}
     for body in bodies(objects, "chain"):
         present |= (body["family"], body["table"], body["name"], body.get("hook")) == (family, "filter", "FORWARD", "forward")
     for rule in bodies(objects, "rule"):
         if (rule["family"], rule["table"], rule["chain"]) != (family, "filter", "FORWARD"):
             continue
-        words = [word for word in rule["expr"] if "counter" not in word and word.get("xt", {}).get("name") != "comment"]
+        words = [word for word in rule["expr"] if "counter" not in word and (word.get("xt") or {}).get("name") != "comment"]
         told |= words == [{"jump": {"target": admin}}]
         intact |= told and words == _ACCEPTS
         if words == _ACCEPTS or rule.get("comment") == NOTE:
             handles.append(rule["handle"])
-    return Hook(present=present, intact=intact, handles=tuple(handles))
+        if rule.get("comment") == NOTE and target(rule) not in ("", admin):
+            admins[target(rule)] = None
+    return Hook(present=present, intact=intact, handles=tuple(handles), admins=tuple(admins)[::-1])
 
 
 def _unwanted(seen: Table, gone: Container[str] = ()) -> list[tuple[str, str]]:

@@ -117,13 +117,20 @@ def removal(addresses: Iterable[Ip], seen: Saved) -> str:
 
 def pass_filter(admin: str, seen: Saved) -> str:
     """What ``cni.nft.forward.pass_filter`` does, for tables that nft does not see; empty where it is done."""
+    # An administrator's chain of another network is consulted as before.
+    others = [rule for rule in seen.rules if rule.startswith("-A FORWARD ") and NOTE in rule and not rule.endswith("-j ACCEPT")]
     to_admin, accept = f'-m comment --comment "{NOTE}" -j {admin}', f'{_MARKED} -m comment --comment "{NOTE}" -j ACCEPT'
     rules = [_bare(rule) for rule in seen.rules]
     wanted = [_bare(f"-A FORWARD {words}") for words in (to_admin, accept)]
     if all(rule in rules for rule in wanted) and rules.index(wanted[0]) < rules.index(wanted[1]):
         return ""
     made = [] if admin in seen.chains else [f"-N {admin}"]
-    return table([*made, f"-I FORWARD 1 {accept}", f"-I FORWARD 1 {to_admin}"])
+    mine = [rule for rule in others if _bare(rule) == wanted[0]]
+    if wanted[1] in rules:
+        return table([*made, *(rule.replace("-A ", "-D ", 1) for rule in mine), f"-I FORWARD 1 {to_admin}"])
+    made += [rule.replace("-A ", "-D ", 1) for rule in others] + [f"-I FORWARD 1 {accept}"]
+    kept = [rule.replace("-A FORWARD", "-I FORWARD 1", 1) for rule in others if rule not in mine]
+    return table([*made, *kept, f"-I FORWARD 1 {to_admin}"])
 
 
 def table(commands: Iterable[str]) -> str:
@@ -132,18 +139,33 @@ def table(commands: Iterable[str]) -> str:
     return "\n".join(["*filter", *listed, "COMMIT", ""]) if listed else ""
 
 
-def accepted(rules: list[dict[str, Any]]) -> dict[Ip, dict[str, int]]:
-    """The addresses that CNI-FORWARD lets through by nft's listing: for ``saddr`` and ``daddr`` the rule's handle."""
-    found: dict[Ip, dict[str, int]] = {}
+def accepted(rules: list[dict[str, Any]]) -> dict[Ip, dict[str, tuple[int, ...]]]:
+    """The addresses that CNI-FORWARD lets through by nft's listing: for ``saddr`` and ``daddr`` the rules' handles. A rule that
+    asks for anything besides, but for the state of a connection, is an administrator's.
+    """
+    found: dict[Ip, dict[str, tuple[int, ...]]] = {}
     for rule in bodies(rules, "rule"):
-        if rule["chain"] != CHAIN or not any("accept" in word for word in rule["expr"]):
+        words = [word for word in rule["expr"] if "counter" not in word and (word.get("xt") or {}).get("name") != "comment"]
+        if rule["chain"] != CHAIN or not words or words[-1] != {"accept": None}:
             continue
-        for field in ("saddr", "daddr"):
+        asked = [word for word in words[:-1] if not _of_state(word)]
+        fields = [
+            field
+            for field in ("saddr", "daddr")
+            if len(asked) == 1 and asked[0].get("match", {}).get("op") == "==" and matched(rule, field)
+        ]
+        for field in fields:
             try:
-                found.setdefault(parse_ip(matched(rule, field)), {})[field] = rule["handle"]
+                there = found.setdefault(parse_ip(matched(rule, field)), {})
             except ValueError:
-                continue  # somebody else's rule, of a subnet or of no address
+                continue  # somebody else's rule, of a subnet
+            there[field] = (*there.get(field, ()), rule["handle"])
     return found
+
+
+def _of_state(word: dict[str, Any]) -> bool:
+    """Whether a condition is about the state of a connection; versions of nft tell it in one of two ways."""
+    return "ct" in word.get("match", {}).get("left", {}) or (word.get("xt") or {}).get("name") == "conntrack"
 
 
 def _insert(rule: str, seen: Saved) -> list[str]:

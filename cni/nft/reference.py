@@ -162,7 +162,7 @@ def parse_chain(rules: list[dict[str, Any]], base: list[dict[str, Any]], name: s
         verdicts = [expr for expr in rule["expr"] if isinstance(expr, dict)]
         if any("accept" in verdict for verdict in verdicts):
             accepts.append(_with_length(matched(rule, "daddr"), v6))
-        elif any("masquerade" in v or v.get("xt", {}).get("name") == "MASQUERADE" for v in verdicts):
+        elif any("masquerade" in v or (v.get("xt") or {}).get("name") == "MASQUERADE" for v in verdicts):
             masquerades = True
     return NatChain(v6=v6, name=name, accepts=tuple(accepts), masquerades=masquerades, jumps=jumps)
 

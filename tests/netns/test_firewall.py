@@ -183,6 +183,43 @@ def test_administrators_come_first(closed: Lab, backend: str, chain: str) -> Non
     assert f"-d {address}/32 -j ACCEPT" in node.sh(f"iptables -S {name}"), "it is not ours to empty"
 
 
+@pytest.mark.parametrize("legacy", [False, True], ids=["nft", "legacy"])
+def test_networks_with_administrators_of_their_own(lab: Lab, own_promise: None, legacy: bool) -> None:
+    """Each is asked for every pod, whichever network came last; and FORWARD does not grow with them."""
+    node, tool = lab.node, "iptables-legacy" if legacy else "iptables"
+    node.outside()
+    node.sh(f"ip route add 10.10.0.0/24 via {NODE_V4}; ip -6 route add fd00:10::/64 via {NODE_V6}", pod=OUTSIDE)
+    close(node, ("iptables-legacy", "ip6tables-legacy") if legacy else TOOLS)
+    one = added(lab, firewall())
+    node.sh(f"{tool} -I CNI-ADMIN -s {one.addresses[0]} -d {OUTSIDE_V4} -j DROP")
+    assert blocked(node, OUTSIDE_V4, one.name)
+    pods = [added(lab, firewall(iptablesAdminChainName=name)) for name in ("MY-RULES", "CNI-ADMIN", "MY-RULES")]
+    assert blocked(node, OUTSIDE_V4, one.name)
+    for pod in (one, *pods):
+        pod.it.check().succeeded()
+    assert node.sh(f"{tool} -S FORWARD").count("-A FORWARD") == 3
+    node.sh(f"{tool} -D FORWARD -m mark --mark 0x1000/0x1000 -m comment --comment x -j ACCEPT 2>/dev/null || true")
+    node.sh(f"{tool} -F FORWARD")
+    added(lab, firewall())
+    assert blocked(node, OUTSIDE_V4, one.name)
+    assert reaches(node, OUTSIDE_V4, pods[0].name)
+
+
+@pytest.mark.parametrize("others", [["-p tcp --dport 22", "! -s {0}"], ["-o lo", "-i lo"]])
+def test_rules_of_administrators_stay(closed: Lab, own_promise: None, others: list[str]) -> None:
+    """In CNI-FORWARD, of the same address: those that ask for more are not a pod's. What stands there twice goes as a whole."""
+    node = closed.node
+    pod = added(closed, firewall(backend="iptables"))
+    address = pod.addresses[0]
+    mine = [f"-A CNI-FORWARD -s {address} {words.format(address)} -j ACCEPT" for words in others if "{0}" not in words]
+    for rule in mine:
+        node.sh(f"iptables {rule}")
+    node.sh(f"iptables -A CNI-FORWARD -s {address} -j ACCEPT")
+    pod.it.delete().succeeded()
+    left = node.sh("iptables -S CNI-FORWARD")
+    assert left.count(f"{address}/32") == len(mine)
+
+
 def test_iptables_goes_on(closed: Lab, own_promise: None) -> None:
     """iptables lists, checks, saves and restores what we wrote, and changes its own around it."""
     node = closed.node
