@@ -262,7 +262,7 @@ def _leads_to_reference(host: RuleReaders, v6: bool) -> bool:
 def _add_nftables(label: str, admin: str, facts: Facts) -> Plan:
     """A transaction an address; the first of a family also makes what is missing of the rules."""
     plan: Plan = []
-    ready, led = facts.ready, set[bool]()
+    ready, led = dict.fromkeys((False, True), facts.ready), set[bool]()
     for address in facts.addresses:
         v6 = is_v6(address)
         hook = facts.hooks.get(v6, Hook())
@@ -273,14 +273,14 @@ def _add_nftables(label: str, admin: str, facts: Facts) -> Plan:
         claim, skeleton = forward.claim(label, address), forward.skeleton()
         plan.append(
             RunNft(
-                text=claim if ready and not passing else skeleton + passing + claim,
+                text=claim if ready[v6] and not passing else skeleton + passing + forward.passed(v6) + claim,
                 exists=skeleton + passing + forward.disown(address) + claim,
-                missing=skeleton + anew + claim,
+                missing=skeleton + anew + forward.passed(v6) + claim,
                 undo=forward.remove(label, address),
                 what=f"let {address} through the filter of forwarded packets",
             )
         )
-        ready = True
+        ready[v6] = True
     return plan
 
 

@@ -7,6 +7,7 @@
     set same_bridge, isolated bridge . mark of owner             the attachments with that policy; label as comment
     set bridges, closed       bridges with a policy, those of them whose policy is ``isolated``
     set within                bridge . bridge                    the same bridges, to let through what stays on one
+    set passed4, passed6      empty; there once iptables' filter of the family lets marked packets through
     set sweeps                tokens of removals that are under way, as in ``cni.nft.masq``
 
 An accept of one base chain does not keep another from dropping, so a table of ours alone could let nobody out where the
@@ -47,6 +48,7 @@ SAME_BRIDGE, ISOLATED = "same-bridge", "isolated"
 # Sets of the attachments that have a policy.
 RECORDS = {SAME_BRIDGE: "same_bridge", ISOLATED: "isolated"}
 PODS = {False: "pods4", True: "pods6"}
+PASSED = {False: "passed4", True: "passed6"}
 BRIDGES, CLOSED, WITHIN = "bridges", "closed", "within"
 
 # iptables' chain of forwarded packets, by family.
@@ -100,13 +102,20 @@ def skeleton() -> str:
     return _SKELETON
 
 
+def passed(v6: bool) -> str:
+    """Note that iptables' filter of a family lets marked packets through, or is not there. It goes with the table, and without
+    it no ``claim`` fits: who looked before a sweep took the rules away must not go by what was there.
+    """
+    return f"add set {_T} {PASSED[v6]} {{ type mark; }}\n"
+
+
 def claim(label: str, address: Ip) -> str:
     """Let a pod's address out, where all but the elements is there; fails as NotFound where it is not, as Exists when the
     address is another owner's.
     """
     v6 = is_v6(address)
     return (
-        f"flush set {_T} {SWEEPS}\n"
+        f"flush set {_T} {SWEEPS}\nflush set {_T} {PASSED[v6]}\n"
         f'add element {_T} {OWNERS[v6]} {{ {address} comment "{label}" : {mark(label):#010x} }}\n'
         f"add element {_T} {PODS[v6]} {{ {address} }}\n"
     )

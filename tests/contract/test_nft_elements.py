@@ -36,7 +36,8 @@ PORTS = Published(
     interface="cni0",
     witness="7 veth0",
 )
-FRAME = "".join(masq.add("somebody", cidr) for cidr in (V4, V6, SINGLE)) + ports.skeleton(Conditions()) + forward.skeleton()
+FRAME = "".join(masq.add("somebody", cidr) for cidr in (V4, V6, SINGLE)) + ports.skeleton(Conditions())
+FRAME += forward.skeleton() + forward.passed(False) + forward.passed(True)
 NEAR = f"inet {ports.TABLE} near4"
 SUBNETS = {cidr: masq.subnet_name(cidr) for cidr in (V4, V6, SINGLE)}
 

@@ -45,7 +45,9 @@ def test_the_first_address_of_a_family_writes_the_rules() -> None:
     two = parse_ip("10.1.0.9")
     facts = Facts(addresses=(V4, two), backend="nftables", hooks={False: Hook(present=True, handles=(7, 8))})
     first, second = texts(firewall.plan_add(OWNER, Wanted(admin="MINE"), facts))
-    assert first == forward.skeleton() + forward.pass_filter(False, "MINE", (7, 8)) + forward.claim(LABEL, V4)
+    assert first == forward.skeleton() + forward.pass_filter(False, "MINE", (7, 8)) + forward.passed(False) + forward.claim(
+        LABEL, V4
+    )
     assert second == forward.claim(LABEL, two)
     assert "delete rule ip filter FORWARD handle 7\n" in first
 

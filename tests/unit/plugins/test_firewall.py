@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.unit.calls import V4, runtime
+from cni.net import execute
+from tests.unit.calls import DUAL, V4, runtime
 
 if TYPE_CHECKING:
     from tests.unit.calls import Runtime
@@ -53,3 +54,31 @@ def test_addresses_that_a_pod_gave_itself_are_not_removed(runtime: Runtime) -> N
     assert reply.status == 0
     inside.addresses.pop()
     assert [line for line in runtime.dump().splitlines() if victim in line] == before
+
+
+def test_a_sweep_between_looking_and_doing(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last other pod went when this one had looked: what lets its packets pass is made anew, of both families."""
+    for v6 in (False, True):
+        runtime.machine.host().iptables.restore(v6, "*filter\n-N CNI-ADMIN\nCOMMIT\n")
+    config = runtime.config(type="firewall", backend="nftables")
+    pods, results = [runtime.pod(), runtime.pod()], []
+    for pod, container in zip(pods, ("one", "two"), strict=True):
+        results.append(runtime.add(runtime.config(ipam=DUAL), pod, CNI_CONTAINERID=container))
+    runtime.add(config | {"prevResult": results[0]}, pods[0], CNI_CONTAINERID="one")
+    work, gone = execute.execute, []
+
+    def late(plan: Any, host: Any, done: Any) -> None:
+        tables = runtime.machine.rules.tables
+        if not gone:
+            gone.append(tables.pop(("inet", "podwire_firewall")))
+            for family in ("ip", "ip6"):
+                tables[family, "filter"].chains["FORWARD"].rules.clear()
+        work(plan, host, done)
+
+    monkeypatch.setattr(execute, "execute", late)
+    runtime.add(config | {"prevResult": results[1]}, pods[1], CNI_CONTAINERID="two")
+    assert gone
+    told = runtime.machine.host().nft
+    for family in ("ip", "ip6"):
+        rules = [entry for entry in told.chain(f"{family} filter FORWARD") if "rule" in entry]
+        assert len(rules) == 2, f"{family}: pods are not let through"
