@@ -20,7 +20,7 @@ from cni.nft.listing import bodies, target
 from cni.nft.masq import tag
 from cni.nft.ops import BindSource, InCaseOfUndo, RunIptables, RunNft, Sweep, Unread, attempt
 from cni.spec.addresses import Ip, is_v6, parse_ip, single
-from cni.spec.errors import NotAvailable
+from cni.spec.errors import CNIError, NotAvailable, TryAgain
 from cni.spec.owner import of_network
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ CROWD = 64
 
 class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     """What a configuration asks for. ``backend`` is empty where it leaves the choice to us, ``bridge`` is the link through
-    which the host reaches the pod.
+    which the host reaches the pod: a bridge, or its gateway in the pod's VLAN.
     """
 
     backend: str = ""
@@ -67,7 +67,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     backend: the one to use. ready: whether our table has its rules. table: all of it. hooks: FORWARD by family. legacy: the
     filter table of the old kernel interface, of families where it is in use. saved: the one that the iptables backend
     writes. accepted: addresses that CNI-FORWARD lets through, by family, with the rules' handles. bound: those that are
-    sources of firewalld's zone. firewalld: whether it runs.
+    sources of firewalld's zone.
     """
 
     addresses: tuple[Ip, ...] = ()
@@ -78,8 +78,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     legacy: dict[bool, Saved] = {}
     saved: dict[bool, Saved] = {}
     accepted: dict[bool, dict[Ip, dict[str, tuple[int, ...]]]] = {}
-    bound: frozenset[Ip] = frozenset()
-    firewalld: bool = False
+    bound: tuple[Ip, ...] = ()
 
     @property
     def families(self) -> list[bool]:
@@ -88,7 +87,10 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def choose(host: RuleReaders, backend: str) -> str:
-    """The backend to use: firewalld, which rejects what it does not know, where it runs and no other is asked for."""
+    """The backend to use: firewalld, which rejects what it does not know, where it runs and no other is asked for.
+
+    TryAgain when the system's bus does not tell whether it runs.
+    """
     return backend or (FIREWALLD if host.firewalld.running() else NFTABLES)
 
 
@@ -99,40 +101,44 @@ def look(host: RuleReaders, addresses: Iterable[Ip], wanted: Wanted, verb: str) 
     if facts.backend == IPTABLES:
         saved = {v6: forward_iptables.parse_save(host.iptables.save(v6, table="filter")) for v6 in facts.families}
         return msgspec.structs.replace(facts, saved=saved)
-    if facts.backend == NFTABLES:
-        facts = msgspec.structs.replace(facts, hooks=_look_hooks(host, facts.families, wanted.admin), legacy=_look_legacy(host))
+    hooks = {v6: forward.parse_forward(host.nft.chain(FORWARD[v6]), v6, wanted.admin) for v6 in facts.families}
+    facts = msgspec.structs.replace(facts, hooks=hooks, legacy=_look_legacy(host, facts.families))
     if verb == "ADD":
         return msgspec.structs.replace(facts, ready=forward.is_intact(host.nft.chain(f"inet {TABLE} {forward.CHAIN}", True)))
     facts = msgspec.structs.replace(facts, table=_look_table(host))
     if facts.backend == FIREWALLD:
-        bound = (address for address in facts.addresses if host.firewalld.has_source(wanted.zone, str(single(address))))
-        return msgspec.structs.replace(facts, bound=frozenset(bound))
+        facts = msgspec.structs.replace(facts, bound=_look_bound(host, facts.addresses, wanted.zone))
     led = {v6: _look_accepted(host, v6) for v6 in facts.families if _leads_to_reference(host, v6)}
     return msgspec.structs.replace(facts, accepted=led)
 
 
-def look_del(host: RuleReaders, addresses: Iterable[Ip], backend: str, notes: list[str]) -> tuple[Facts, list[Unread]]:
+def look_del(
+    host: RuleReaders, addresses: Iterable[Ip], backend: str, zone: str, notes: list[str]
+) -> tuple[Facts, list[Unread]]:
     """What any backend may have left. One that cannot be read keeps nothing of the others from being removed."""
     facts = Facts(addresses=tuple(dict.fromkeys(addresses)))
     wanted = backend in ("", NFTABLES)
-    table, unread = attempt(partial(_look_table, host), None, wanted, notes)
+    nothing: tuple[Table | None, dict[bool, Hook]] = (None, {})
+    (table, hooks), unread = attempt(partial(_look_table_and_hooks, host), nothing, wanted, notes)
     accepted, unread_rules = attempt(
         lambda: {v6: _look_accepted(host, v6) for v6 in facts.families},
         dict[bool, dict[Ip, dict[str, tuple[int, ...]]]](),
         wanted,
         notes,
     )
-    legacy, unread_legacy = attempt(
-        lambda: _look_legacy(host) if facts.addresses else {}, dict[bool, Saved](), backend == IPTABLES, notes
+    legacy, unread_legacy = attempt(lambda: _look_legacy(host, facts.families), dict[bool, Saved](), backend == IPTABLES, notes)
+    bound, unread_sources = attempt(
+        lambda: _look_bound(host, facts.addresses, zone), tuple[Ip, ...](), backend in ("", FIREWALLD), notes, CNIError
     )
     facts = msgspec.structs.replace(
         facts,
         table=table,
+        hooks=hooks,
         accepted=accepted,
         legacy={v6: saved for v6, saved in legacy.items() if CHAIN in saved.chains},
-        firewalld=bool(facts.addresses) and host.firewalld.running(),
+        bound=bound,
     )
-    return facts, [*unread, *unread_rules, *unread_legacy]
+    return facts, [*unread, *unread_rules, *unread_legacy, *unread_sources]
 
 
 def plan_add(owner: Owner, wanted: Wanted, facts: Facts) -> Plan:
@@ -142,16 +148,16 @@ def plan_add(owner: Owner, wanted: Wanted, facts: Facts) -> Plan:
     if facts.backend == IPTABLES:
         return [step for v6 in facts.families for step in _add_iptables(wanted, v6, facts)]
     plan: Plan = []
-    ready = facts.ready
-    if facts.backend == NFTABLES or wanted.policy != OPEN:
-        plan.append(InCaseOfUndo(op=SWEEP))
     if facts.backend == FIREWALLD:
         plan += [BindSource(zone=wanted.zone, source=str(single(address))) for address in facts.addresses]
-    else:
+    passing = _passes_marked(facts)
+    if passing or wanted.policy != OPEN:
+        plan.append(InCaseOfUndo(op=SWEEP))
+    if passing:
         plan += _add_nftables(tag(owner), wanted.admin, facts)
         plan += _add_legacy(wanted.admin, facts)
-        ready = True
     if wanted.policy != OPEN:
+        ready = facts.ready or passing
         claim = forward.claim_policy(tag(owner), wanted.bridge, wanted.policy)
         plan.append(
             RunNft(
@@ -169,18 +175,16 @@ def plan_del(owner: Owner, zone: str, facts: Facts) -> Plan:
     plan: Plan = []
     if facts.table is not None:
         plan += _forget(facts.table, {tag(owner)})
+    plan += _forget_hooks(facts.hooks)
     for v6, accepted in facts.accepted.items():
+        where = f"{FILTER[v6]} {CHAIN}"
         handles = [one for address in facts.addresses for found in accepted.get(address, {}).values() for one in found]
-        text = "".join(f"delete rule {FILTER[v6]} {CHAIN} handle {handle}\n" for handle in handles)
-        if text:
-            plan.append(RunNft(text=text, what=f"remove the pod's rules in {FILTER[v6]} {CHAIN}", yields=True))
+        plan += [_remove_rule(where, handle, f"remove the pod's rules in {where}") for handle in handles]
     for v6, saved in facts.legacy.items():
         text = forward_iptables.removal((address for address in facts.addresses if is_v6(address) is v6), saved)
         if text:
             plan.append(RunIptables(v6=v6, text=text, what=f"remove the pod's rules in legacy chain {CHAIN}", legacy=True))
-    if facts.firewalld:
-        plan += [BindSource(zone=zone, source=str(single(address)), on=False) for address in facts.addresses]
-    return plan
+    return plan + [BindSource(zone=zone, source=str(single(address)), on=False) for address in facts.bound]
 
 
 def check(owner: Owner, wanted: Wanted, facts: Facts) -> list[str]:
@@ -194,14 +198,15 @@ def check(owner: Owner, wanted: Wanted, facts: Facts) -> list[str]:
             for rule in forward_iptables.missing(_of(facts, v6), wanted.admin, wanted.policy, wanted.bridge, facts.saved[v6])
         ]
     label, seen = tag(owner), facts.table or Table()
+    problems: list[str] = []
     if facts.backend == FIREWALLD:
         problems = [
             f"{address} is not a source of firewalld's zone {wanted.zone}"
             for address in facts.addresses
             if address not in facts.bound
         ]
-    else:
-        problems = _problems_of_filter(label, wanted.admin, facts, seen)
+    if _passes_marked(facts):
+        problems += _problems_of_filter(label, wanted.admin, facts, seen)
     return problems + _problems_of_policy(label, wanted, seen)
 
 
@@ -209,9 +214,9 @@ def plan_gc(host: RuleReaders, network: str, keep: frozenset[Owner]) -> Plan:
     """Remove what belongs to the network and to no attachment of ``keep``. Rules of iptables and sources of firewalld's zones
     name no owner: of them nothing can be said.
     """
-    seen = _look_table(host)
+    seen, hooks = _look_table_and_hooks(host)
     if seen is None:
-        return []
+        return _forget_hooks(hooks)
     kept = {tag(owner) for owner in keep}
     labels = {*seen.owners.values(), *(label for found in seen.policies.values() for _, label in found)}
     return _forget(seen, {label for label in labels if of_network(label, network) and label not in kept})
@@ -219,7 +224,10 @@ def plan_gc(host: RuleReaders, network: str, keep: frozenset[Owner]) -> Plan:
 
 def require(host: RuleReaders, wanted: Wanted) -> None:
     """NotAvailable (50) when the backend that an ADD would use cannot be used here."""
-    backend = choose(host, wanted.backend)
+    try:
+        backend = choose(host, wanted.backend)
+    except TryAgain as error:
+        raise NotAvailable(error.msg, error.details) from error
     reason = ""
     if backend == IPTABLES:
         reason = host.iptables.available("filter", (False,))
@@ -239,14 +247,29 @@ def _look_table(host: RuleReaders) -> Table | None:
     return forward.parse_table(objects) if objects else None
 
 
-def _look_hooks(host: RuleReaders, families: Iterable[bool], admin: str) -> dict[bool, Hook]:
-    return {v6: forward.parse_forward(host.nft.chain(FORWARD[v6]), v6, admin) for v6 in families}
+def _look_table_and_hooks(host: RuleReaders) -> tuple[Table | None, dict[bool, Hook]]:
+    """Our table; without one what is ours in FORWARD all the same, because somebody has deleted the table. That no table is
+    there is known afterwards, so a rule that was seen is none that an ADD has made meanwhile, or goes by.
+    """
+    hooks: dict[bool, Hook] = {}
+    seen = _look_table(host)
+    if seen is None:
+        hooks = {v6: forward.parse_forward(host.nft.chain(where), v6) for v6, where in FORWARD.items()}
+        if any(hook.handles for hook in hooks.values()):
+            seen = _look_table(host)
+    return seen, hooks if seen is None else {}
 
 
-def _look_legacy(host: RuleReaders) -> dict[bool, Saved]:
+def _look_bound(host: RuleReaders, addresses: Iterable[Ip], zone: str) -> tuple[Ip, ...]:
+    if not addresses or not host.firewalld.running():
+        return ()
+    return tuple(address for address in addresses if host.firewalld.has_source(zone, str(single(address))))
+
+
+def _look_legacy(host: RuleReaders, families: Iterable[bool]) -> dict[bool, Saved]:
     return {
         v6: forward_iptables.parse_save(host.iptables.save(v6, legacy=True, table="filter"))
-        for v6 in (False, True)
+        for v6 in families
         if host.iptables.legacy(v6, "filter")
     }
 
@@ -259,14 +282,23 @@ def _leads_to_reference(host: RuleReaders, v6: bool) -> bool:
     return any(target(rule) == CHAIN for rule in bodies(host.nft.chain(FORWARD[v6]), "rule"))
 
 
+def _passes_marked(facts: Facts) -> bool:
+    """Whether packets pass by our mark: beside firewalld where there is iptables' filter, too, for Docker may close that."""
+    return facts.backend == NFTABLES or bool(facts.legacy) or any(hook.present for hook in facts.hooks.values())
+
+
 def _add_nftables(label: str, admin: str, facts: Facts) -> Plan:
-    """A transaction an address; the first of a family also makes what is missing of the rules."""
+    """A transaction an address; the first of a family also makes what is missing of the rules.
+
+    Where our table was not seen, rules in FORWARD that looked well are made anew, too: a sweep may have taken them since, and
+    then their handles are not found.
+    """
     plan: Plan = []
     ready, led = dict.fromkeys((False, True), facts.ready), set[bool]()
     for address in facts.addresses:
         v6 = is_v6(address)
         hook = facts.hooks.get(v6, Hook())
-        wanting = hook.present and not hook.intact and v6 not in led
+        wanting = hook.present and not (hook.intact and facts.ready) and v6 not in led
         led.add(v6)
         passing = forward.pass_filter(v6, admin, hook.handles, hook.admins) if wanting else ""
         anew = forward.pass_filter(v6, admin) if hook.present else ""
@@ -288,7 +320,7 @@ def _add_legacy(admin: str, facts: Facts) -> Plan:
     """The same two rules in tables that nft does not see."""
     plan: Plan = []
     for v6, saved in facts.legacy.items():
-        text = forward_iptables.pass_filter(admin, saved) if v6 in facts.families else ""
+        text = forward_iptables.pass_filter(admin, saved)
         if text:
             there = msgspec.structs.replace(saved, chains=saved.chains | {admin})
             plan.append(
@@ -342,6 +374,20 @@ def _forget(seen: Table, labels: set[str]) -> Plan:
     return [*plan, SWEEP] if len(others) <= CROWD or seen.bridges else plan
 
 
+def _forget_hooks(hooks: dict[bool, Hook]) -> Plan:
+    """Remove rules in FORWARD that stand there without our table."""
+    return [
+        _remove_rule(FORWARD[v6], handle, f"remove rules of ours in {FORWARD[v6]}, which have outlived their table")
+        for v6, hook in hooks.items()
+        for handle in hook.handles
+    ]
+
+
+def _remove_rule(where: str, handle: int, what: str) -> RunNft:
+    """Each on its own, for one that is gone by now would keep the others."""
+    return RunNft(text=f"delete rule {where} handle {handle}\n", what=what, yields=True)
+
+
 def _problems_of_filter(label: str, admin: str, facts: Facts, seen: Table) -> list[str]:
     problems = []
     for address in facts.addresses:
@@ -366,7 +412,12 @@ def _problems_of_filter(label: str, admin: str, facts: Facts, seen: Table) -> li
         problems += [
             f"FORWARD of legacy {_tool(v6)} {lost} {admin}"
             for v6, saved in facts.legacy.items()
-            if v6 in facts.families and forward_iptables.pass_filter(admin, saved)
+            if forward_iptables.pass_filter(admin, saved)
+        ]
+        problems += [
+            f"nftables chain {FORWARD[v6]} drops all packets before those of pods are let through"
+            for v6, hook in facts.hooks.items()
+            if hook.closed
         ]
     return problems
 

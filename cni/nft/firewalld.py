@@ -11,7 +11,7 @@ from contextlib import suppress
 from socket import AF_UNIX, SOCK_CLOEXEC, SOCK_STREAM, socket
 
 from cni.nft import dbus
-from cni.spec.errors import CNIError
+from cni.spec.errors import CNIError, TryAgain
 
 SOCKET = "/run/dbus/system_bus_socket"
 
@@ -26,7 +26,7 @@ PATIENCE_S = 30.0
 
 
 class FirewalldError(CNIError):
-    """firewalld refused a call, or did not answer; ``details`` is its own text."""
+    """firewalld refused a call; ``details`` is its own text."""
 
 
 class Firewalld:
@@ -47,12 +47,16 @@ class Firewalld:
         self._socket = None
 
     def running(self) -> bool:
-        """Whether there is a firewalld. A bus that cannot be used has none."""
+        """Whether there is a firewalld. A socket that nobody serves has none; TryAgain for a bus that is busy or broken, for
+        then nobody knows: rules beside those of a firewalld would let nobody through.
+        """
         if self._running is None:
             try:
-                self._running = os.path.exists(self._place) and self._ask(_BUS, "/", _BUS, "NameHasOwner", NAME) is True
-            except (FirewalldError, _Refused):
+                self._running = self._ask(_BUS, "/", _BUS, "NameHasOwner", NAME) is True
+            except _Nobody:
                 self._running = False
+            except _Refused as error:
+                raise TryAgain("the system's bus does not tell whether firewalld runs", str(error)) from error
         return self._running
 
     def add_source(self, zone: str, source: str) -> bool:
@@ -81,14 +85,15 @@ class Firewalld:
         return True
 
     def _ask(self, destination: str, path: str, interface: str, member: str, *arguments: str) -> str | bool | None:
-        """One call; _Refused when it is answered with an error."""
+        """One call; _Refused when it is answered with an error, _Nobody where no bus is, TryAgain without an answer."""
         try:
             if self._socket is None:
                 self._open()
             return self._exchange(destination, path, interface, member, *arguments)
         except (OSError, ValueError) as error:
             self.close()
-            raise FirewalldError(f"cannot talk to firewalld over {self._place}", str(error)) from error
+            kind = _Nobody if isinstance(error, (FileNotFoundError, ConnectionRefusedError)) else TryAgain
+            raise kind(f"cannot talk to firewalld over {self._place}", str(error)) from error
 
     def _exchange(self, destination: str, path: str, interface: str, member: str, *arguments: str) -> str | bool | None:
         assert self._socket is not None
@@ -133,6 +138,10 @@ class Firewalld:
         if not data or len(self._rest) > dbus.LONGEST:
             raise ValueError("the bus has closed the connection")
         self._rest += data
+
+
+class _Nobody(FirewalldError):
+    """No bus is there."""
 
 
 class _Refused(Exception):

@@ -88,11 +88,13 @@ class Table(msgspec.Struct, frozen=True, kw_only=True):
 
 class Hook(msgspec.Struct, frozen=True, kw_only=True):
     """iptables' FORWARD chain of a family: whether it is there, whether it lets our pods' packets pass after the
-    administrator's chain, the handles of what is ours in it, and other administrators' chains that ours lead to.
+    administrator's chain, whether a rule above drops all packets, the handles of what is ours in it, and other
+    administrators' chains that ours lead to.
     """
 
     present: bool = False
     intact: bool = False
+    closed: bool = False
     handles: tuple[int, ...] = ()
     admins: tuple[str, ...] = ()
 
@@ -215,8 +217,8 @@ def parse_table(objects: list[dict[str, Any]]) -> Table:
 def is_intact(objects: list[dict[str, Any]]) -> bool:
     """Whether a listing of the chain, or of the table, has the chain in its place with exactly our rules."""
     rules = [body["expr"] for body in bodies(objects, "rule") if (body["table"], body["chain"]) == (TABLE, CHAIN)]
-    hooked = any(body["table"] == TABLE and body.get("hook") == "forward" for body in bodies(objects, "chain"))
-    return hooked and rules == _EXPECTED
+    places = [[body.get(key) for key in _PLACE] for body in bodies(objects, "chain") if body["table"] == TABLE]
+    return list(_PLACE.values()) in places and rules == _EXPECTED
 
 
 def parse_forward(objects: list[dict[str, Any]], v6: bool, admin: str = "") -> Hook:
@@ -224,7 +226,7 @@ def parse_forward(objects: list[dict[str, Any]], v6: bool, admin: str = "") -> H
     bit says whose a rule is.
     """
     family = FILTER[v6].split()[0]
-    present, intact, told = False, False, False
+    present, intact, told, closed = False, False, False, False
     handles: list[int] = []
     admins: dict[str, None] = {}
     for body in bodies(objects, "chain"):
@@ -234,18 +236,20 @@ def parse_forward(objects: list[dict[str, Any]], v6: bool, admin: str = "") -> H
             continue
         words = [word for word in rule["expr"] if "counter" not in word and (word.get("xt") or {}).get("name") != "comment"]
         told |= words == [{"jump": {"target": admin}}]
+        closed |= not intact and len(words) == 1 and words[0].keys() <= _CLOSING
         intact |= told and words == _ACCEPTS
         if words == _ACCEPTS or rule.get("comment") == NOTE:
             handles.append(rule["handle"])
         if rule.get("comment") == NOTE and target(rule) not in ("", admin):
             admins[target(rule)] = None
-    return Hook(present=present, intact=intact, handles=tuple(handles), admins=tuple(admins)[::-1])
+    return Hook(present=present, intact=intact, closed=closed and intact, handles=tuple(handles), admins=tuple(admins)[::-1])
 
 
 def _unwanted(seen: Table, gone: Container[str] = ()) -> list[tuple[str, str]]:
-    """The elements that stand for no attachment's policy any more."""
+    """The elements that stand for no attachment any more, or for no attachment's policy."""
     wanted = seen.wanted(gone)
-    found = [(BRIDGES, f'"{name}"') for name in sorted(seen.bridges) if name not in wanted]
+    found = [(PODS[":" in address], address) for address in sorted(seen.pods - seen.owners.keys())]
+    found += [(BRIDGES, f'"{name}"') for name in sorted(seen.bridges) if name not in wanted]
     found += [(WITHIN, f'"{name}" . "{name}"') for name in sorted(seen.within) if name not in wanted]
     return found + [(CLOSED, f'"{name}"') for name in sorted(seen.closed) if wanted.get(name) != ISOLATED]
 
@@ -297,6 +301,8 @@ _BIT_IS_SET = {"mangle": {"key": _MARK, "value": {"|": [_MARK, BIT]}}}
 _ANSWERS = _match({"ct": {"key": "state"}}, ["established", "related"], "in")
 _TRANSLATED = _match({"ct": {"key": "status"}}, "dnat", "in")
 _ACCEPTS = [_match({"&": [_MARK, BIT]}, BIT), {"accept": None}]
+_PLACE = {"type": "filter", "hook": "forward", "prio": -10, "policy": "accept"}
+_CLOSING = {"drop", "reject"}
 _EXPECTED = [
     [_match({"&": [_MARK, BIT]}, 0, "!="), {"mangle": {"key": _MARK, "value": {"&": [_MARK, _OTHERS]}}}],
     *([_address(v6, "saddr"), _BIT_IS_SET] for v6 in (False, True)),

@@ -231,16 +231,19 @@ class Unread(msgspec.Struct, frozen=True, kw_only=True):
         """Nothing was done."""
 
 
-def attempt(look: Callable[[], Seen], instead: Seen, wanted: bool, notes: list[str]) -> tuple[Seen, list[Unread]]:
+def attempt(
+    look: Callable[[], Seen], instead: Seen, wanted: bool, notes: list[str], spared: type[CNIError] = Unusable
+) -> tuple[Seen, list[Unread]]:
     """What ``look`` sees, for DEL and GC: a failure becomes ``instead`` and an operation, and keeps nothing else from being
     removed.
 
-    A host without nftables is none to a configuration that does not ask for it (``wanted``).
+    A host without nftables is none to a configuration that does not ask for it (``wanted``); ``spared`` is the kind of failure
+    that is forgiven then.
     """
     try:
         return look(), []
     except CNIError as error:
-        if isinstance(error, Unusable) and not wanted:
+        if isinstance(error, spared) and not wanted:
             notes.append(f"packet rules were not looked for: {error}")
             return instead, []
         return instead, [Unread(msg=error.msg, details=error.details, code=error.code)]

@@ -35,9 +35,13 @@ if TYPE_CHECKING:
 CREATES_INTERFACE = False
 CHAINED = True
 
-# What both nft and iptables take for a chain of one's own; iptables has 28 characters for it.
+# What both nft and iptables take for a chain of one's own; iptables has 28 characters for it, and none for its targets.
 CHAIN_NAME = r"[A-Za-z_][A-Za-z0-9_.-]{0,27}"
-_TAKEN_NAMES = ("ACCEPT", "DROP", "RETURN", "QUEUE", "INPUT", "FORWARD", "OUTPUT", "CNI-FORWARD")
+_TAKEN_NAMES = (
+    "ACCEPT|DROP|RETURN|QUEUE|INPUT|FORWARD|OUTPUT|CNI-FORWARD|AUDIT|CHECKSUM|CLASSIFY|CLUSTERIP|CONNMARK|CONNSECMARK|CT|DNAT|"
+    "DNPT|DSCP|ECN|HL|HMARK|IDLETIMER|LED|LOG|MARK|MASQUERADE|NETMAP|NFLOG|NFQUEUE|NOTRACK|RATEEST|REDIRECT|REJECT|SECMARK|SET|"
+    "SNAT|SNPT|SYNPROXY|TCPMSS|TCPOPTSTRIP|TEE|TOS|TPROXY|TRACE|TTL|ULOG|CNI-ISOLATION-.*"
+)
 
 # Characters of a link's name that mean nothing to nft and iptables.
 _LINK_NAME = r"[A-Za-z0-9_.@=~,-]{1,15}"
@@ -68,7 +72,7 @@ class Conf(NetConf, frozen=True, kw_only=True, rename="camel"):
         if self.ingress_policy not in ("", *POLICIES):
             raise ConfigError(f"invalid ingressPolicy {self.ingress_policy!r}: expected {', '.join(POLICIES)}")
         name = self.iptables_admin_chain_name
-        if name and (not re.fullmatch(CHAIN_NAME, name) or name in _TAKEN_NAMES or name.startswith("CNI-ISOLATION-")):
+        if name and (not re.fullmatch(CHAIN_NAME, name) or re.fullmatch(_TAKEN_NAMES, name)):
             told = "expected at most 28 letters, digits and _ . - that no other chain or target has"
             raise ConfigError(f"invalid iptablesAdminChainName {name!r}: {told}")
 
@@ -79,7 +83,7 @@ class Conf(NetConf, frozen=True, kw_only=True, rename="camel"):
             admin=self.iptables_admin_chain_name or "CNI-ADMIN",
             zone=self.firewalld_zone or "trusted",
             policy=self.ingress_policy or OPEN,
-            bridge=next((entry.name for entry in result.interfaces if not entry.sandbox), "") if result is not None else "",
+            bridge=_routed(result) if result is not None else "",
         )
 
 
@@ -109,14 +113,14 @@ def look(conf: Conf, call: Call, host: Host, known: Result | None) -> Facts:
         # Without prevResult the pod is asked; with it that would be a way to have another pod's addresses removed.
         if known is None and host.sandbox is not None and host.sandbox.link(call.ifname) is not None:
             addresses += [address.ip for address in host.sandbox.addresses(call.ifname) if not address.ip.is_link_local]
-        rules, unread = firewall.look_del(host, addresses, conf.backend, call.notes)
+        rules, unread = firewall.look_del(host, addresses, conf.backend, wanted.zone, call.notes)
         return Facts(rules=rules, unread=tuple(unread))
-    if wanted.policy != OPEN and addresses:
+    if wanted.policy != OPEN:
         _require_link(wanted)
     rules = firewall.look(host, addresses, wanted, call.verb)
     if wanted.policy != ISOLATED:
         return Facts(rules=rules)
-    bridge = host.root.link(wanted.bridge)
+    bridge = host.root.link(_bridge(known)) if known is not None else None
     if bridge is None or bridge.kind != "bridge":
         return Facts(rules=rules)
     inside = host.sandbox.link(call.ifname) if host.sandbox is not None else None
@@ -128,12 +132,11 @@ def plan_add(conf: Conf, call: Call, facts: Facts, lease: Result) -> tuple[list[
     """Let the addresses of prevResult through; prevResult is the result."""
     if not lease.ips:
         call.notes.append("prevResult has no addresses: there is nothing to let through")
-        return [], lease
     wanted = conf.wanted(lease)
     plan: list[Any] = [*firewall.plan_add(call.owner, wanted, facts.rules)]
     if facts.bridge is not None and facts.port is None:
         told = "its frames to other pods cannot be stopped: attach it by a veth, or use ingressPolicy same-bridge"
-        raise ConfigError(f"ingressPolicy isolated: {call.ifname} is not a port of {wanted.bridge}", told)
+        raise ConfigError(f"ingressPolicy isolated: {call.ifname} is not a port of {facts.bridge.name}", told)
     if facts.port is not None and not facts.port.isolated:
         plan.append(IsolatePort(name=facts.port.name))
     return plan, lease
@@ -152,7 +155,7 @@ def plan_del(conf: Conf, call: Call, facts: Facts) -> list[Any]:
 def check(conf: Conf, call: Call, facts: Facts, prev: Result) -> list[str]:
     """Everything that ADD set up and that can be seen, a line for each thing that is not so any more."""
     problems = firewall.check(call.owner, conf.wanted(prev), facts.rules)
-    if facts.bridge is not None and prev.ips and not (facts.port is not None and facts.port.isolated):
+    if facts.bridge is not None and not (facts.port is not None and facts.port.isolated):
         problems.append(f"{call.ifname} has no isolated port on {facts.bridge.name}")
     return problems
 
@@ -168,6 +171,18 @@ def plan_gc(conf: Conf, call: Call, keep: frozenset[Owner], host: Host) -> list[
 def status(conf: Conf, call: Call, host: Host) -> None:
     """NotAvailable (50) when the backend cannot be used."""
     firewall.require(host, conf.wanted(None))
+
+
+def _bridge(result: Result) -> str:
+    """The pod's bridge: the first interface of the host that a result lists."""
+    return next((entry.name for entry in result.interfaces if not entry.sandbox), "")
+
+
+def _routed(result: Result) -> str:
+    """The link through which the host reaches the pods of a bridge; of a VLAN it is the gateway that bridge's result lists."""
+    bridge = _bridge(result)
+    gateway = re.compile(re.escape(bridge) + r"\.[0-9]{1,4}")
+    return next((entry.name for entry in result.interfaces if not entry.sandbox and gateway.fullmatch(entry.name)), bridge)
 
 
 def _require_link(wanted: Wanted) -> None:

@@ -232,6 +232,22 @@ def test_every_vlan_has_its_own_gateway(plugins: Executables, node: Node) -> Non
     assert node.pings("10.9.20.2", pod="red1", seconds=5), "through the node, which routes between its VLANs"
 
 
+@pytest.mark.known_reference_failure("policies name the bridge, which the host does not reach these pods by")
+@pytest.mark.parametrize("backend", ["nftables", "iptables"])
+def test_a_policy_is_about_the_gateway(plugins: Executables, node: Node, backend: str) -> None:
+    """firewall's ingressPolicy: what leaves a VLAN for another one passes their gateways, not the bridge."""
+    for pod, vid in (("red1", 10), ("blue", 20), ("red2", 10)):
+        ipam = {"type": "host-local", "ranges": [[{"subnet": f"10.9.{vid}.0/24"}]]}
+        config = network(f"vlan{vid}", vlan=vid, isDefaultGateway=True, ipam=ipam)
+        result = attach(plugins, node, pod, config)
+        policy = {**config, "type": "firewall", "backend": backend, "ingressPolicy": "same-bridge", "prevResult": result}
+        plugins.add("firewall", policy, **call(node, pod))
+        plugins.call("CHECK", "firewall", policy, **call(node, pod)).succeeded()
+    assert node.pings("10.9.10.3", pod="red1", seconds=5), "two pods of one VLAN"
+    assert node.pings("10.9.10.1", pod="red1", seconds=5), "their gateway"
+    assert not node.pings("10.9.20.2", pod="red1", seconds=1), "the other VLAN"
+
+
 @pytest.mark.known_reference_failure("its gateway interface accepts router advertisements")
 def test_a_pod_cannot_give_the_host_routes(plugins: Executables, node: Node) -> None:
     """The gateway's interface ignores router advertisements, as the bridge itself does without VLANs (CVE-2020-10749)."""

@@ -13,6 +13,7 @@ import pytest
 from tests.harness import firewalld, observe, traffic
 from tests.harness.node import NODE_V4, NODE_V6, OUTSIDE, OUTSIDE_V4, OUTSIDE_V6
 from tests.harness.plugin import Executables
+from tests.harness.wrappers import python
 from tests.netns.conftest import DUAL, V4, VERSION, Lab, bridge
 
 if TYPE_CHECKING:
@@ -346,6 +347,17 @@ def test_isolated(lab: Lab, backend: str) -> None:
     one.it.check().refused(999, "no isolated port")
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_isolated_without_addresses(lab: Lab, own_promise: None, backend: str) -> None:
+    """A network of frames alone: pods do not exchange any."""
+    pods = [added(lab, firewall(backend=backend, ingressPolicy="isolated"), bridge()) for _ in range(2)]
+    for pod in pods:
+        assert observe.bridge_port(lab.node, pod.first.host_veth)["isolated"] is True
+        pod.it.check().succeeded()
+    lab.node.sh(f"bridge link set dev {pods[0].first.host_veth} isolated off")
+    pods[0].it.check().refused(999, "no isolated port")
+
+
 def test_policies_go_with_the_last_pod(lab: Lab, own_promise: None) -> None:
     """A bridge is as strict as the strictest of its pods; what nobody wants any more does not stay (P#573)."""
     node = lab.node
@@ -428,6 +440,7 @@ DAMAGE = {
     "administrator": ("iptables -D FORWARD 1", "after chain CNI-ADMIN"),
     "order": ("iptables -D FORWARD 1; iptables -A FORWARD -j CNI-ADMIN", "after chain CNI-ADMIN"),
     "policy": (f"nft flush set inet {TABLE} bridges", "ingressPolicy same-bridge of cni0"),
+    "chain": (f"nft add chain inet {TABLE} forward '{{ policy drop; }}'", "rules of nftables chain"),
 }
 
 
@@ -442,6 +455,31 @@ def test_check_and_repair(closed: Lab, own_promise: None, damage: str) -> None:
     assert rules(closed.node) == was
     pod.it.add()
     pod.it.check().succeeded()
+
+
+def test_a_filter_that_an_administrator_closed(closed: Lab, own_promise: None) -> None:
+    """What drops everything at the top of FORWARD is meant so: CHECK says that pods are cut off, and ADD does not undo it."""
+    pod = added(closed, firewall())
+    closed.node.sh("iptables -I FORWARD -j DROP")
+    pod.it.check().refused(999, "ip filter FORWARD drops all packets before")
+    pod.it.add()
+    assert blocked(closed.node, OUTSIDE_V4, pod.name)
+    closed.node.sh("iptables -D FORWARD -j DROP")
+    pod.it.check().succeeded()
+
+
+@pytest.mark.parametrize("verb", ["DEL", "GC"])
+def test_rules_that_have_lost_their_table(closed: Lab, own_promise: None, verb: str) -> None:
+    """They would let through what others mark with our bit. Rules of others stay."""
+    node, before = closed.node, rules(closed.node)
+    pod = added(closed, firewall(cniVersion="1.1.0"), network(version="1.1.0"))
+    node.sh(f"iptables -A FORWARD -s 192.0.2.7 -j ACCEPT; nft delete table inet {TABLE}")
+    if verb == "DEL":
+        pod.it.delete().succeeded()
+    else:
+        closed.call("GC", firewall(cniVersion="1.1.0", **{"cni.dev/valid-attachments": []})).succeeded()
+    node.sh("iptables -D FORWARD -s 192.0.2.7 -j ACCEPT")
+    assert rules(node) == before
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -680,6 +718,57 @@ def test_no_firewalld(closed: Lab, own_promise: None, there: str) -> None:
     attempt = Pod(closed, firewall(backend="firewalld"), network())
     attempt.it.call("ADD").refused(999, "firewalld")
     closed.call("STATUS", firewall(cniVersion="1.1.0", backend="firewalld")).refused(50, "firewalld cannot be used")
+
+
+def test_firewalld_beside_a_closed_filter(closed: Lab, own_promise: None) -> None:
+    """As Docker makes it: firewalld's word alone would let nobody out."""
+    before = rules(closed.node)
+    firewalld.start_bus(closed.node)
+    firewalld.start(closed.node)
+    pod = added(closed, firewall())
+    assert reaches(closed.node, OUTSIDE_V4, pod.name)
+    pod.it.check().succeeded()
+    closed.node.sh("iptables -F FORWARD")
+    pod.it.check().refused(999, "ip filter FORWARD does not let marked packets through")
+    pod.it.add()
+    pod.it.delete().succeeded()
+    assert rules(closed.node) == before
+
+
+@pytest.mark.parametrize("backend", ["", "nftables"])
+def test_a_bus_that_does_not_answer(closed: Lab, own_promise: None, backend: str) -> None:
+    """Nobody knows then whether firewalld runs: ADD is to be repeated (11), DEL reports what it could not do, after the rest.
+    Who has named another backend is not asked, and nothing of firewalld keeps that pod's DEL from succeeding.
+    """
+    bus = firewalld.start_bus(closed.node)
+    pod, others = added(closed, firewall(backend="nftables")), rules(closed.node)
+    bus.kill()
+    bus.wait()
+    listener = closed.node.spawn(python(), "-c", REFUSE, firewalld.SOCKET)
+    assert listener.stdout and listener.stdout.readline() == b"ready\n"
+    config = {**pod.it.config, "backend": backend}
+    if backend:
+        pod.it.add(config=config)
+        assert rules(closed.node) == others
+        pod.it.delete(config=config).succeeded()
+    else:
+        pod.it.call("ADD", config).refused(11, "cannot talk to firewalld")
+        closed.call("STATUS", firewall(cniVersion="1.1.0")).refused(50, "cannot talk to firewalld")
+        pod.it.delete(config=config).refused(11, "cannot talk to firewalld")
+    assert TABLE not in closed.node.sh("nft list ruleset")
+
+
+# A bus that takes connections and closes them.
+REFUSE = """
+import os, socket, sys
+os.unlink(sys.argv[1])
+listener = socket.socket(socket.AF_UNIX)
+listener.bind(sys.argv[1])
+listener.listen()
+print("ready", flush=True)
+while True:
+    listener.accept()[0].close()
+"""
 
 
 def test_policies_beside_firewalld(lab: Lab, own_promise: None) -> None:

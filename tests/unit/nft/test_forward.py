@@ -52,10 +52,31 @@ def test_the_first_address_of_a_family_writes_the_rules() -> None:
     assert "delete rule ip filter FORWARD handle 7\n" in first
 
 
+def test_rules_that_a_sweep_may_have_taken_since_are_made_anew() -> None:
+    """FORWARD looked well, and then there was no table: the rules that were seen go, or are not found."""
+    hook = Hook(present=True, intact=True, handles=(3, 4), admins=("THEIRS",))
+    facts = Facts(addresses=(V4,), backend="nftables", hooks={False: hook})
+    (text,) = texts(firewall.plan_add(OWNER, Wanted(admin="MINE"), facts))
+    assert forward.pass_filter(False, "MINE", (3, 4), ("THEIRS",)) in text
+
+
+def test_beside_firewalld_a_filter_of_iptables_is_opened_too() -> None:
+    facts = Facts(addresses=(V4,), backend="firewalld", hooks={False: Hook(present=True)})
+    plan = firewall.plan_add(OWNER, Wanted(admin="MINE", zone="trusted"), facts)
+    assert [type(op) for op in plan] == [BindSource, InCaseOfUndo, RunNft]
+    assert len(firewall.check(OWNER, Wanted(admin="MINE", zone="trusted"), facts)) == 3
+
+
+def test_an_element_of_nobody_goes_with_a_sweep() -> None:
+    seen = Table(intact=True, owners={"10.1.0.6": OTHER}, pods=frozenset({"10.1.0.6", "fd00::7"}))
+    assert forward.idle(seen)
+    assert not forward.idle(Table(intact=True, owners={"10.1.0.6": OTHER}, pods=frozenset({"10.1.0.6"})))
+
+
 def test_policies_need_our_table_beside_firewalld() -> None:
     facts = Facts(addresses=(V4,), backend="firewalld")
     plan = firewall.plan_add(OWNER, Wanted(zone="trusted", policy="isolated", bridge="br0"), facts)
-    assert [type(op) for op in plan] == [InCaseOfUndo, BindSource, RunNft]
+    assert [type(op) for op in plan] == [BindSource, InCaseOfUndo, RunNft]
     assert texts(plan) == [forward.skeleton() + forward.claim_policy(LABEL, "br0", "isolated")]
 
 
@@ -106,7 +127,7 @@ DROP = [{"drop": None}]
     [
         ((JUMP, PASS), True, (2,)),
         (([XT, *JUMP], [PASS[0], XT, *PASS[1:]]), True, (2,)),  # by iptables-restore
-        ((DROP, JUMP, DROP, PASS, DROP), True, (4,)),
+        (([*PASS[:1], *DROP], JUMP, PASS, DROP), True, (3,)),
         ((PASS, JUMP), False, (1,)),
         ((PASS,), False, (1,)),
         ((JUMP,), False, ()),
@@ -118,6 +139,14 @@ DROP = [{"drop": None}]
 def test_forward_as_it_was_seen(rules: tuple[list[Any], ...], intact: bool, handles: tuple[int, ...]) -> None:
     assert forward.parse_forward(listing(*rules), False, "CNI-ADMIN") == Hook(present=True, intact=intact, handles=handles)
     assert forward.parse_forward(listing(*rules), True, "CNI-ADMIN") == Hook()
+
+
+@pytest.mark.parametrize(
+    ("rules", "closed"),
+    [((DROP, JUMP, PASS), True), ((JUMP, DROP, PASS), True), ((JUMP, PASS, DROP), False), ((DROP,), False)],
+)
+def test_a_rule_above_that_drops_all(rules: tuple[list[Any], ...], closed: bool) -> None:
+    assert forward.parse_forward(listing(*rules), False, "CNI-ADMIN").closed is closed
 
 
 def test_our_jump_is_known_by_its_comment() -> None:
