@@ -108,7 +108,8 @@ def warm_up() -> None:
     """Load all that a call may need, so that the first is as fast as the others; what is loaded stays, and is not searched for
     garbage again.
     """
-    for module in (*PLUGINS.values(), *PROVIDERS.values(), "cni.net.execute", "cni.net.host", "subprocess", "traceback"):
+    doors = ("cni.net.execute", "cni.net.host", "cni.net.traffic")
+    for module in (*PLUGINS.values(), *PROVIDERS.values(), *doors, "subprocess", "traceback"):
         import_module(module)
     prepare(msgspec.Struct)
     gc.collect()

@@ -235,6 +235,7 @@ class FakeKernel:
 
     def __init__(self, machine: Machine, namespace: Namespace) -> None:
         self.machine, self.namespace = machine, namespace
+        self.traffic = FakeTraffic(self)
 
     def close(self) -> None:
         """Nothing is open."""
@@ -307,18 +308,11 @@ class FakeKernel:
         found = self.namespace.links.get(name)
         return () if found is None else tuple(found.vlans)
 
-    def shaping(self, name: str) -> Shaping:
-        found = self.namespace.links.get(name)
-        return Shaping() if found is None else found.shaping
-
-    def knows_qdisc(self, kind: str) -> bool:
-        return kind == "tbf" and self.machine.shapes
-
     def knows_link(self, kind: str) -> bool:
         return kind in ("veth", "bridge") or (kind == "ifb" and self.machine.shapes)
 
     def dad_state(self, ifname: str) -> tuple[tuple[Cidr, ...], tuple[Cidr, ...]]:
-        self._must(ifname)
+        self.must(ifname)
         return (), self.machine.duplicates
 
     # Changing.
@@ -349,7 +343,7 @@ class FakeKernel:
     ) -> None:
         words = f"cannot create veth {name} with its peer {peer}"
         there = self.namespace if peer_fd is None else self.machine.at_fd(peer_fd)
-        bridge = self._must(master) if master else None
+        bridge = self.must(master) if master else None
         self._check(words, name, mtu)
         self._check(words, peer, mtu)
         if name in self.namespace.links or peer in there.links:
@@ -370,7 +364,7 @@ class FakeKernel:
     def create_macvlan(self, name: str, lower: str, mode: str, mac: str, mtu: int, queue: int, fd: int | None) -> None:
         words = f"cannot create macvlan {name} on {lower}"
         there = self.namespace if fd is None else self.machine.at_fd(fd)
-        master = self._must(lower)
+        master = self.must(lower)
         self._check(words, name, mtu)
         if name in there.links or (self.machine.names_are_hosts and name in self.namespace.links):
             raise refused(words, errno.EEXIST)
@@ -389,7 +383,7 @@ class FakeKernel:
         where.on_top.append((there, made))
 
     def adopt(self, name: str, new: str, label: str) -> None:
-        link = self._must(name)
+        link = self.must(name)
         words = f"cannot label link {new}" if name == new else f"cannot name link {name} {new}"
         if new in self.namespace.links and new != name:
             raise refused(words, errno.EEXIST)
@@ -400,13 +394,13 @@ class FakeKernel:
         self.namespace.rename(link, new)
 
     def set_mac(self, name: str, mac: str) -> None:
-        link = self._must(name, f"cannot set the hardware address of {name} to {mac}")
+        link = self.must(name, f"cannot set the hardware address of {name} to {mac}")
         link.mac = mac
         link.neighbours.clear()
 
     def set_mtu(self, name: str, mtu: int) -> None:
         words = f"cannot set the MTU of {name} to {mtu}"
-        link = self._must(name, words)
+        link = self.must(name, words)
         if not 68 <= mtu <= 65535:
             raise refused(
                 words, errno.EINVAL, f"mtu {'greater' if mtu > 68 else 'less'} than device {'max' if mtu > 68 else 'min'}imum"
@@ -414,7 +408,7 @@ class FakeKernel:
         link.mtu = mtu
 
     def set_queue(self, name: str, length: int) -> None:
-        self._must(name, f"cannot set the queue length of {name} to {length}").txqlen = length
+        self.must(name, f"cannot set the queue length of {name} to {length}").txqlen = length
 
     def set_link(
         self,
@@ -425,7 +419,7 @@ class FakeKernel:
         allmulti: bool | None = None,
     ) -> None:
         words = f"cannot change link {name}"
-        link = self._must(name, words)
+        link = self.must(name, words)
         if vlan_filtering is not None:
             if link.kind != "bridge" or not self.machine.filters_vlans:
                 raise self._without_vlans(words) if vlan_filtering else refused(words, errno.EOPNOTSUPP)
@@ -454,7 +448,7 @@ class FakeKernel:
 
     def isolate_port(self, name: str, on: bool) -> None:
         words = f"cannot switch the isolation of bridge port {name}"
-        link = self._must(name, words)
+        link = self.must(name, words)
         if not link.master:
             raise refused(words, errno.EOPNOTSUPP)
         link.isolated = on
@@ -474,7 +468,7 @@ class FakeKernel:
         return True
 
     def add_address(self, ifname: str, address: Cidr, dad: bool = False, subnet: bool = True) -> bool:
-        link = self._must(ifname)
+        link = self.must(ifname)
         same = [present for present in link.addresses if present.ip == address.ip]
         if address in same or (same and is_v6(address)):
             return False
@@ -495,7 +489,7 @@ class FakeKernel:
         return True
 
     def add_neighbour(self, ifname: str, address: Ip, mac: str) -> None:
-        self._must(ifname).neighbours[address] = mac
+        self.must(ifname).neighbours[address] = mac
 
     def set_next_hop(self, dst: Cidr, via: Ip, metric: int) -> None:
         words = f"cannot lead the route to {dst} through node {via}"
@@ -514,7 +508,7 @@ class FakeKernel:
     def add_route(self, ifname: str, route: Route, source: Ip | None = None, protocol: int = STATIC) -> bool:
         via = f" via {route.gw}" if route.gw is not None else ""
         words = f"cannot add route {route.dst}{via} through {ifname}"
-        link = self._must(ifname)
+        link = self.must(ifname)
         v6 = is_v6(route.dst)
         table = MAIN if not route.table else route.table
         scope = UNIVERSE if v6 else (LINK_SCOPE if route.gw is None else UNIVERSE) if route.scope is None else route.scope
@@ -545,7 +539,7 @@ class FakeKernel:
         return True
 
     def set_vlans(self, name: str, remove: tuple[int, ...], pvid: int, tagged: tuple[tuple[int, int], ...]) -> None:
-        port = self._must(name)
+        port = self.must(name)
         if not port.master or not self.machine.filters_vlans:
             raise refused(f"cannot set VLANs of bridge port {name}", errno.EOPNOTSUPP)
         kept = {vlan.vid: vlan for vlan in port.vlans if vlan.vid not in remove}
@@ -555,7 +549,7 @@ class FakeKernel:
         port.vlans = [kept[vid] for vid in sorted(kept)]
 
     def admit_vlan(self, bridge: str, vid: int, on: bool) -> None:
-        link = self._must(bridge)
+        link = self.must(bridge)
         if link.kind != "bridge" or not self.machine.filters_vlans:
             raise refused(f"cannot {'add' if on else 'remove'} VLAN {vid} of bridge {bridge} itself", errno.EOPNOTSUPP)
         kept = [vlan for vlan in link.vlans if vlan.vid != vid]
@@ -563,7 +557,7 @@ class FakeKernel:
 
     def create_vlan(self, name: str, lower: str, vid: int) -> bool:
         words = f"cannot create {name}, VLAN {vid} of {lower}"
-        link = self._must(lower)
+        link = self.must(lower)
         self._check(words, name, 0)
         if name in self.namespace.links:
             return False
@@ -583,42 +577,7 @@ class FakeKernel:
             raise refused(words, errno.ERANGE)
         self.namespace.add(FakeLink(0, name, "ifb", mac, mtu, up=True, alias=label))
 
-    def limit_rate(self, name: str, rate: int, limit: int, buffer: int, burst: int = 0) -> None:
-        words = f"cannot limit the rate of {name}"
-        link = self._must(name)
-        if not self.machine.shapes:
-            lacks = "it lacks CONFIG_NET_SCH_TBF (module sch_tbf)"
-            raise UnsupportedField(f"{words}: this kernel has no token bucket", lacks)
-        if link.shaping.root is not None:
-            raise refused(words, errno.EEXIST, "Exclusivity flag on, cannot modify")
-        if not rate or not (buffer or burst):
-            raise refused(words, errno.EINVAL)
-        link.shaping = msgspec.structs.replace(link.shaping, root=Qdisc("tbf", TBF_HANDLE, rate, limit, buffer))
-
-    def unlimit_rate(self, name: str) -> bool:
-        link = self.namespace.links.get(name)
-        if link is None or link.shaping.root is None:
-            return False
-        link.shaping = msgspec.structs.replace(link.shaping, root=None)
-        return True
-
-    def redirect(self, name: str, to: str) -> None:
-        link, target = self._must(name), self._must(to)
-        if link.shaping.ingress is not None:
-            raise refused(
-                f"cannot redirect what comes in by {name} to {to}", errno.EEXIST, "Exclusivity flag on, cannot modify"
-            )
-        filters = (Filter("u32", True, target.index),)
-        link.shaping = Shaping(link.shaping.root, Qdisc("ingress", INGRESS_HANDLE), filters)
-
-    def drop_redirect(self, name: str) -> bool:
-        link = self.namespace.links.get(name)
-        if link is None or link.shaping.ingress is None:
-            return False
-        link.shaping = Shaping(link.shaping.root)
-        return True
-
-    def _must(self, name: str, words: str = "") -> FakeLink:
+    def must(self, name: str, words: str = "") -> FakeLink:
         if name not in self.namespace.links:
             raise refused(words or f"cannot find link {name}", errno.ENODEV)
         return self.namespace.links[name]
@@ -631,6 +590,55 @@ class FakeKernel:
 
     def _without_vlans(self, words: str) -> UnsupportedField:
         return UnsupportedField(f"{words}: {os.strerror(errno.EOPNOTSUPP)}: this kernel has no bridge VLAN filtering")
+
+
+class FakeTraffic:
+    """`cni.net.traffic.Traffic` on a FakeKernel."""
+
+    def __init__(self, kernel: FakeKernel) -> None:
+        self.kernel = kernel
+
+    def shaping(self, name: str) -> Shaping:
+        found = self.kernel.namespace.links.get(name)
+        return Shaping() if found is None else found.shaping
+
+    def knows_qdisc(self, kind: str) -> bool:
+        return kind == "tbf" and self.kernel.machine.shapes
+
+    def limit_rate(self, name: str, rate: int, limit: int, buffer: int, burst: int = 0) -> None:
+        words = f"cannot limit the rate of {name}"
+        link = self.kernel.must(name)
+        if not self.kernel.machine.shapes:
+            lacks = "it lacks CONFIG_NET_SCH_TBF (module sch_tbf)"
+            raise UnsupportedField(f"{words}: this kernel has no token bucket", lacks)
+        if link.shaping.root is not None:
+            raise refused(words, errno.EEXIST, "Exclusivity flag on, cannot modify")
+        if not rate or not (buffer or burst):
+            raise refused(words, errno.EINVAL)
+        link.shaping = msgspec.structs.replace(link.shaping, root=Qdisc("tbf", TBF_HANDLE, rate, limit, buffer))
+
+    def unlimit_rate(self, name: str) -> bool:
+        link = self.kernel.namespace.links.get(name)
+        if link is None or link.shaping.root is None:
+            return False
+        link.shaping = msgspec.structs.replace(link.shaping, root=None)
+        return True
+
+    def redirect(self, name: str, to: str) -> None:
+        link, target = self.kernel.must(name), self.kernel.must(to)
+        if link.shaping.ingress is not None:
+            raise refused(
+                f"cannot redirect what comes in by {name} to {to}", errno.EEXIST, "Exclusivity flag on, cannot modify"
+            )
+        filters = (Filter("u32", True, target.index),)
+        link.shaping = Shaping(link.shaping.root, Qdisc("ingress", INGRESS_HANDLE), filters)
+
+    def drop_redirect(self, name: str) -> bool:
+        link = self.kernel.namespace.links.get(name)
+        if link is None or link.shaping.ingress is None:
+            return False
+        link.shaping = Shaping(link.shaping.root)
+        return True
 
 
 # -- Packet rules --

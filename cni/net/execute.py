@@ -293,13 +293,13 @@ def _create_ifb(op: ops.CreateIfb, host: Host) -> bool:
 
 def _limit_rate(op: ops.LimitRate, host: Host) -> bool:
     with _asked_for_by(op.key):
-        host.root.limit_rate(op.name, op.rate, op.limit, op.buffer, op.burst)
+        host.root.traffic.limit_rate(op.name, op.rate, op.limit, op.buffer, op.burst)
     return True
 
 
 def _redirect(op: ops.Redirect, host: Host) -> bool:
     with _asked_for_by(op.key):
-        host.root.redirect(op.name, op.to)
+        host.root.traffic.redirect(op.name, op.to)
     return True
 
 
@@ -394,9 +394,9 @@ APPLY: dict[type[Any], Callable[[Any, Host], bool]] = {
     ops.Announce: _announce,
     ops.CreateIfb: _create_ifb,
     ops.LimitRate: _limit_rate,
-    ops.UnlimitRate: lambda op, host: host.root.unlimit_rate(op.name),
+    ops.UnlimitRate: lambda op, host: host.root.traffic.unlimit_rate(op.name),
     ops.Redirect: _redirect,
-    ops.DropRedirect: lambda op, host: host.root.drop_redirect(op.name),
+    ops.DropRedirect: lambda op, host: host.root.traffic.drop_redirect(op.name),
     rules.RunNft: _run_nft,
     rules.RunIptables: _run_iptables,
     rules.Sweep: _sweep,

@@ -26,6 +26,9 @@ _DUMP_TRIES = 10
 _TIMEOUT_S = 20
 _TIMEOUT = struct.pack("@ll", _TIMEOUT_S, 0)  # struct timeval
 
+# What a removal is told when it comes too late.
+GONE = (errno.ENODEV, errno.ENOENT, errno.ESRCH, errno.EADDRNOTAVAIL)
+
 # struct ifreq, as an answer about Ethernet: the link's name, the kind of address, the hardware address.
 _SIOCGIFHWADDR = 0x8927
 _IFREQ = struct.Struct("=16s2x6s16x")
@@ -77,6 +80,22 @@ class Wire:
         if first_error is not None:
             raise first_error
 
+    def create(self, words: str, request: Request) -> bool:
+        """Make an object; False when it is there already."""
+        return self._unless(words, request, (errno.EEXIST,))
+
+    def remove(self, words: str, request: Request) -> bool:
+        """Remove an object; False when it was gone already."""
+        return self._unless(words, request, GONE)
+
+    def refusal(self, request: Request) -> int:
+        """The number of the error by which the kernel refuses what it cannot do."""
+        try:
+            self.run("asked", request)
+        except KernelError as error:
+            return error.errno
+        return 0
+
     def ask(self, words: str, request: Request) -> m.Answer:
         """Send one request for a single object and return the answer to it, be it an error."""
         self._send(words, self._encoded(request, 0))
@@ -120,6 +139,15 @@ class Wire:
             if not interrupted:
                 return found
         raise TryAgain(f"{words}: the kernel's tables changed during each of {_DUMP_TRIES} tries")
+
+    def _unless(self, words: str, request: Request, fine: tuple[int, ...]) -> bool:
+        try:
+            self.run(words, request)
+        except KernelError as error:
+            if error.errno in fine:
+                return False
+            raise
+        return True
 
     def _encoded(self, request: Request, flags: int) -> bytes:
         self._sequence = self._sequence + 1 & 0xFFFFFFFF

@@ -169,10 +169,10 @@ def look(conf: Conf, call: Call, host: Host, known: Result | None) -> Facts:
         return Facts()
     container = host.sandbox.link(call.ifname) if host.sandbox is not None else None
     host_end = veth.host_end(call, host, container)
-    seen = host.root.shaping(host_end.name) if host_end is not None else Shaping()
+    seen = host.root.traffic.shaping(host_end.name) if host_end is not None else Shaping()
     there = tuple(link for name in ifb_names(call.owner) if (link := host.root.link(name)) is not None)
     ifbs = tuple(link for link in there if _is_own(call, link, seen, known))
-    bucket = host.root.shaping(ifbs[0].name) if ifbs and call.verb == "CHECK" else Shaping()
+    bucket = host.root.traffic.shaping(ifbs[0].name) if ifbs and call.verb == "CHECK" else Shaping()
     return Facts(container=container, veth=host_end, shaping=seen, there=there, ifbs=ifbs, bucket=bucket)
 
 
@@ -265,7 +265,7 @@ def plan_gc(conf: Conf, call: Call, keep: frozenset[Owner], host: Host) -> Plan:
 def status(conf: Conf, call: Call, host: Host) -> None:
     """NotAvailable (50) when this kernel lacks what the configuration's own limits need. Those of runtimes nobody knows."""
     ingress, egress = conf.own
-    if (ingress.given or egress.given) and not host.root.knows_qdisc("tbf"):
+    if (ingress.given or egress.given) and not host.root.traffic.knows_qdisc("tbf"):
         raise NotAvailable("this kernel has no token bucket", "it lacks CONFIG_NET_SCH_TBF (module sch_tbf)")
     if egress.given and not host.root.knows_link("ifb"):
         raise NotAvailable("this kernel has no ifb", "it lacks CONFIG_IFB (module ifb)")

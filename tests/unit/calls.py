@@ -10,7 +10,7 @@ import pytest
 from cni import dispatch as dispatch_module
 from cni.net import execute, netns
 from cni.net import host as host_module
-from tests.fakes import FakeHost, FakeIptables, FakeKernel, FakeNft, Machine
+from tests.fakes import FakeHost, FakeIptables, FakeKernel, FakeNft, FakeTraffic, Machine
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -29,8 +29,8 @@ CHANGES = (
     (FakeKernel, ("create_bridge", "create_veth", "set_link", "delete_link", "add_address", "delete_address")),
     (FakeKernel, ("create_macvlan", "adopt", "set_mtu", "set_queue")),
     (FakeKernel, ("add_route", "set_vlans", "admit_vlan", "create_vlan", "add_neighbour", "set_next_hop", "drop_next_hop")),
-    (FakeKernel, ("create_ifb", "limit_rate", "unlimit_rate", "redirect", "drop_redirect")),
-    (FakeKernel, ("isolate_port",)),
+    (FakeKernel, ("create_ifb", "isolate_port")),
+    (FakeTraffic, ("limit_rate", "unlimit_rate", "redirect", "drop_redirect")),
     (FakeNft, ("run",)),
     (FakeIptables, ("restore",)),
     (FakeHost, ("write_sysctls", "write_file", "remove_file")),

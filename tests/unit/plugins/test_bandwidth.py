@@ -84,7 +84,7 @@ def test_del_of_an_ifb_that_the_veth_leads_to(runtime: Runtime) -> None:
     config = runtime.ready(BOTH, pod)
     was = runtime.dump()
     without_label(runtime)
-    runtime.machine.host().root.redirect(config["prevResult"]["interfaces"][0]["name"], REFERENCE)
+    runtime.machine.host().root.traffic.redirect(config["prevResult"]["interfaces"][0]["name"], REFERENCE)
     assert runtime.call("DEL", config, pod).status == 0
     assert runtime.dump() == was
 
@@ -95,8 +95,8 @@ def test_add_over_leftovers_of_the_reference(runtime: Runtime) -> None:
     root = runtime.machine.host().root
     veth = config["prevResult"]["interfaces"][0]["name"]
     without_label(runtime)
-    root.redirect(veth, REFERENCE)
-    root.limit_rate(veth, 1, 1, 1)
+    root.traffic.redirect(veth, REFERENCE)
+    root.traffic.limit_rate(veth, 1, 1, 1)
     assert ifb_of(runtime.add(config, pod)) == REFERENCE
     assert root.link(REFERENCE).alias == f"podwire/net/{ID}/eth0"
 
