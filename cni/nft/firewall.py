@@ -267,11 +267,13 @@ def _look_bound(host: RuleReaders, addresses: Iterable[Ip], zone: str) -> tuple[
 
 
 def _look_legacy(host: RuleReaders, families: Iterable[bool]) -> dict[bool, Saved]:
-    return {
+    """Without iptables' legacy program nothing of it is known, and a filter of others stays as it is."""
+    seen = {
         v6: forward_iptables.parse_save(host.iptables.save(v6, legacy=True, table="filter"))
         for v6 in families
         if host.iptables.legacy(v6, "filter")
     }
+    return {v6: saved for v6, saved in seen.items() if saved.chains}
 
 
 def _look_accepted(host: RuleReaders, v6: bool) -> dict[Ip, dict[str, tuple[int, ...]]]:

@@ -96,13 +96,13 @@ class Iptables:
     def _find(self, v6: bool, tool: str, legacy: bool, what: str) -> str:
         import os
 
-        # Where there is only one variant, it carries the plain name.
+        # Where there is only one variant, it carries the plain name; what is nft's does not see legacy tables.
         names = [f"{_NAMES[v6]}-legacy-{tool}"] if legacy else []
         names.append(f"{_NAMES[v6]}-{tool}")
         for name in names:
-            for folder in self._folders:
-                if os.access(f"{folder}/{name}", os.X_OK):
-                    return f"{folder}/{name}"
+            for path in (f"{folder}/{name}" for folder in self._folders):
+                if os.access(path, os.X_OK) and not (legacy and "nft" in os.path.basename(os.path.realpath(path))):
+                    return path
         raise NoProgram(
             f"cannot {what}: no program {names[-1]}",
             "install the package iptables, or leave the key out that asks for it: nftables, the default, needs no program",
