@@ -1,5 +1,4 @@
-"""macvlan: the pod's interface is on an interface of the host, its master, with a hardware address of its own, and so a member
-of the master's segment.
+"""macvlan: pods as members of the segment of a host's interface, the master, each with a hardware address of its own.
 
 Keys and results are the reference's. On purpose different: the interface has its final name from the start, a failed ADD leaves
 nothing, nothing waits for duplicate address detection, the addresses are announced, the IPAM plugin's dns counts, and CHECK

@@ -77,7 +77,7 @@ def test_help_names_every_plugin(capsys: pytest.CaptureFixture[str]) -> None:
     assert told.startswith("usage: podwire PLUGIN\n")
     for name, module in {**PLUGINS, **PROVIDERS}.items():
         what = (importlib.import_module(module).__doc__ or "").partition("\n")[0].removeprefix(f"{name}: ")
-        assert what and f"  {name:<11} {what}\n" in told
+        assert what.endswith(".") and f"  {name:<11} {what}\n" in told, "one line, a whole sentence"
 
 
 def test_a_plugin_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
