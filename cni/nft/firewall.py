@@ -285,8 +285,8 @@ def _leads_to_reference(host: RuleReaders, v6: bool) -> bool:
 
 
 def _passes_marked(facts: Facts) -> bool:
-    """Whether packets pass by our mark: beside firewalld where there is iptables' filter, too, for Docker may close that."""
-    return facts.backend == NFTABLES or bool(facts.legacy) or any(hook.present for hook in facts.hooks.values())
+    """Whether packets pass by our mark: beside firewalld where iptables' filter drops by default, too, as with Docker."""
+    return facts.backend == NFTABLES or any(hook.drops for hook in facts.hooks.values())
 
 
 def _add_nftables(label: str, admin: str, facts: Facts) -> Plan:

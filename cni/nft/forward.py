@@ -87,12 +87,13 @@ class Table(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Hook(msgspec.Struct, frozen=True, kw_only=True):
-    """iptables' FORWARD chain of a family: whether it is there, whether it lets our pods' packets pass after the
-    administrator's chain, whether a rule above drops all packets, the handles of what is ours in it, and other
+    """iptables' FORWARD chain of a family: whether it is there, whether it drops by default, whether it lets our pods' packets
+    pass after the administrator's chain, whether a rule above drops all packets, the handles of what is ours in it, and other
     administrators' chains that ours lead to.
     """
 
     present: bool = False
+    drops: bool = False
     intact: bool = False
     closed: bool = False
     handles: tuple[int, ...] = ()
@@ -226,11 +227,12 @@ def parse_forward(objects: list[dict[str, Any]], v6: bool, admin: str = "") -> H
     bit says whose a rule is.
     """
     family = FILTER[v6].split()[0]
-    present, intact, told, closed = False, False, False, False
+    present, drops, intact, told, closed = False, False, False, False, False
     handles: list[int] = []
     admins: dict[str, None] = {}
     for body in bodies(objects, "chain"):
-        present |= (body["family"], body["table"], body["name"], body.get("hook")) == (family, "filter", "FORWARD", "forward")
+        if (body["family"], body["table"], body["name"], body.get("hook")) == (family, "filter", "FORWARD", "forward"):
+            present, drops = True, body.get("policy") == "drop"
     for rule in bodies(objects, "rule"):
         if (rule["family"], rule["table"], rule["chain"]) != (family, "filter", "FORWARD"):
             continue
@@ -242,7 +244,14 @@ def parse_forward(objects: list[dict[str, Any]], v6: bool, admin: str = "") -> H
             handles.append(rule["handle"])
         if rule.get("comment") == NOTE and target(rule) not in ("", admin):
             admins[target(rule)] = None
-    return Hook(present=present, intact=intact, closed=closed and intact, handles=tuple(handles), admins=tuple(admins)[::-1])
+    return Hook(
+        present=present,
+        drops=drops,
+        intact=intact,
+        closed=closed and intact,
+        handles=tuple(handles),
+        admins=tuple(admins)[::-1],
+    )
 
 
 def _unwanted(seen: Table, gone: Container[str] = ()) -> list[tuple[str, str]]:

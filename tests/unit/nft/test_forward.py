@@ -61,10 +61,17 @@ def test_rules_that_a_sweep_may_have_taken_since_are_made_anew() -> None:
 
 
 def test_beside_firewalld_a_filter_of_iptables_is_opened_too() -> None:
-    facts = Facts(addresses=(V4,), backend="firewalld", hooks={False: Hook(present=True)})
+    facts = Facts(addresses=(V4,), backend="firewalld", hooks={False: Hook(present=True, drops=True)})
     plan = firewall.plan_add(OWNER, Wanted(admin="MINE", zone="trusted"), facts)
     assert [type(op) for op in plan] == [BindSource, InCaseOfUndo, RunNft]
     assert len(firewall.check(OWNER, Wanted(admin="MINE", zone="trusted"), facts)) == 3
+
+
+def test_beside_firewalld_an_open_filter_is_left_alone() -> None:
+    facts = Facts(addresses=(V4,), backend="firewalld", hooks={False: Hook(present=True)}, bound=(V4,))
+    plan = firewall.plan_add(OWNER, Wanted(admin="MINE", zone="trusted"), facts)
+    assert [type(op) for op in plan] == [BindSource]
+    assert not firewall.check(OWNER, Wanted(admin="MINE", zone="trusted"), facts)
 
 
 def test_an_element_of_nobody_goes_with_a_sweep() -> None:
