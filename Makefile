@@ -65,7 +65,7 @@ test-agent: deps $(STAMP) $(CNITOOL) $(SHIM) ## the tests on a real kernel once 
 test-slow: deps $(STAMP) $(CNITOOL) $(SHIM) $(BUNDLE) ## the tests that take minutes, and a search for new examples of bad input
 	$(PYTEST) -m slow $(PYTEST_ARGS)
 	$(PYTEST) -m slow --agent tests/e2e/test_kill.py tests/e2e/test_nodes.py $(PYTEST_ARGS)
-	PODWIRE_EXAMPLES=search $(PYTEST) tests/unit tests/wire/test_fuzz.py $(PYTEST_ARGS)
+	PODWIRE_EXAMPLES=search $(PYTEST) -m 'hypothesis and not slow' tests/unit tests/wire/test_fuzz.py $(PYTEST_ARGS)
 
 test-machine: deps $(STAMP) $(CNITOOL) ## the tests that need a fuller kernel, in an emulated machine
 	@packaging/deps.sh machine
