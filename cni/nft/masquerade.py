@@ -28,7 +28,7 @@ from cni.spec.owner import of_network
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from cni.nft.reference import RuleReaders
+    from cni.nft.readers import RuleReaders
     from cni.spec.owner import Owner
 
 Plan = list[RunNft | RunIptables | Sweep]

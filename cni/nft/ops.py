@@ -19,7 +19,7 @@ from cni.spec.errors import CNIError, NotAvailable, TryAgain, Unusable
 if TYPE_CHECKING:
     from cni.nft.apply import Nft
     from cni.nft.iptables import Iptables
-    from cni.nft.reference import RuleReaders
+    from cni.nft.readers import RuleReaders
 
 Seen = TypeVar("Seen")
 

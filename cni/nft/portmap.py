@@ -23,7 +23,7 @@ from cni.spec.owner import of_network
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from cni.nft.reference import RuleReaders
+    from cni.nft.readers import RuleReaders
     from cni.spec.owner import Owner
 
 Plan = list[RunNft | RunIptables | Settle | SettleIptables | Sweep | ForgetFlows]

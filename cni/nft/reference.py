@@ -11,7 +11,7 @@ needs, are hidden there. Chains of iptables-legacy are looked for only if the ke
 from __future__ import annotations
 
 from hashlib import sha512
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import re
     from collections.abc import Callable, Iterable
 
+    from cni.nft.readers import RuleReaders
     from cni.spec.owner import Owner
 
     Parse = Callable[[str, bool, bool], tuple[NatChain, ...]]
@@ -32,41 +33,6 @@ MASQ_TABLE, MASQ_CHAIN = "cni_plugins_masquerade", "masq_checks"
 SPOOF_TABLE, SPOOF_BASE = "nat", "PREROUTING"
 
 _IP = {False: "ip", True: "ip6"}
-
-
-class NftReader(Protocol):
-    """What is read through ``cni.nft.apply``."""
-
-    def query(self, text: str) -> list[dict[str, Any]]: ...
-    def sets(self, family: str, lately: bool = False) -> list[dict[str, Any]]: ...
-    def chain(self, where: str, lately: bool = False) -> list[dict[str, Any]]: ...
-    def available(self) -> str: ...
-
-
-class IptablesReader(Protocol):
-    """What is read through ``cni.nft.iptables``."""
-
-    def save(self, v6: bool, legacy: bool = False, table: str = "nat") -> str: ...
-    def legacy(self, v6: bool, table: str = "nat") -> bool: ...
-    def available(self, table: str = "nat", families: tuple[bool, ...] = (False, True)) -> str: ...
-
-
-class FirewalldReader(Protocol):
-    """What is read through ``cni.nft.firewalld``."""
-
-    def running(self) -> bool: ...
-    def has_source(self, zone: str, source: str) -> bool: ...
-
-
-class RuleReaders(Protocol):
-    """The doors that rules are read through, as the host of a call has them (``cni.net.host.Host``)."""
-
-    @property
-    def nft(self) -> NftReader: ...
-    @property
-    def iptables(self) -> IptablesReader: ...
-    @property
-    def firewalld(self) -> FirewalldReader: ...
 
 
 class MasqRule(msgspec.Struct, frozen=True):

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Any
 
-    from cni.nft.reference import RuleReaders
+    from cni.nft.readers import RuleReaders
     from cni.spec.owner import Owner
 
 TABLE = "podwire_macspoofchk"

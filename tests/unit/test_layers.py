@@ -48,6 +48,7 @@ PURE_NFT = tuple(
         "ports",
         "ports_iptables",
         "portmap",
+        "readers",
     )
 )
 PURE_IPAM = ("ipam.ranges", "ipam.allocate", "ipam.leases", "ipam.resolv", "ipam.wanted")
