@@ -113,9 +113,11 @@ def look(host: RuleReaders, addresses: Iterable[Ip], wanted: Wanted, verb: str) 
 
 
 def look_del(
-    host: RuleReaders, addresses: Iterable[Ip], backend: str, zone: str, notes: list[str]
+    host: RuleReaders, owner: Owner, addresses: Iterable[Ip], backend: str, zone: str, notes: list[str]
 ) -> tuple[Facts, list[Unread]]:
-    """What any backend may have left. One that cannot be read keeps nothing of the others from being removed."""
+    """What any backend may have left. One that cannot be read keeps nothing of the others from being removed; and where the
+    system's bus does not answer, pods that firewalld never knew go all the same.
+    """
     facts = Facts(addresses=tuple(dict.fromkeys(addresses)))
     wanted = backend in ("", NFTABLES)
     nothing: tuple[Table | None, dict[bool, Hook]] = (None, {})
@@ -127,8 +129,10 @@ def look_del(
         notes,
     )
     legacy, unread_legacy = attempt(lambda: _look_legacy(host, facts.families), dict[bool, Saved](), backend == IPTABLES, notes)
+    known = table is not None and tag(owner) in table.owners.values()
+    trusted = backend == FIREWALLD or (not backend and not known)
     bound, unread_sources = attempt(
-        lambda: _look_bound(host, facts.addresses, zone), tuple[Ip, ...](), backend in ("", FIREWALLD), notes, CNIError
+        lambda: _look_bound(host, facts.addresses, zone), tuple[Ip, ...](), trusted, notes, CNIError
     )
     facts = msgspec.structs.replace(
         facts,
@@ -286,7 +290,8 @@ def _leads_to_reference(host: RuleReaders, v6: bool) -> bool:
 
 def _passes_marked(facts: Facts) -> bool:
     """Whether packets pass by our mark: beside firewalld where iptables' filter drops by default, too, as with Docker."""
-    return facts.backend == NFTABLES or any(hook.drops for hook in facts.hooks.values())
+    filters: list[Hook | Saved] = [*facts.hooks.values(), *facts.legacy.values()]
+    return facts.backend == NFTABLES or any(it.drops for it in filters)
 
 
 def _add_nftables(label: str, admin: str, facts: Facts) -> Plan:
@@ -308,7 +313,7 @@ def _add_nftables(label: str, admin: str, facts: Facts) -> Plan:
         plan.append(
             RunNft(
                 text=claim if ready[v6] and not passing else skeleton + passing + forward.passed(v6) + claim,
-                exists=skeleton + passing + forward.disown(address) + claim,
+                exists=skeleton + passing + forward.passed(v6) + forward.disown(address) + claim,
                 missing=skeleton + anew + forward.passed(v6) + claim,
                 undo=forward.remove(label, address),
                 what=f"let {address} through the filter of forwarded packets",

@@ -21,8 +21,9 @@ ZONES = f"{NAME}.zone"
 
 _BUS = "org.freedesktop.DBus"
 
-# firewalld answers when it has written its rules; a busy one takes seconds.
-PATIENCE_S = 30.0
+# Patience with the bus, and with firewalld when it only has to say what it knows; and with changes, which it answers when it has
+# written its rules: a busy one takes seconds.
+ANSWER_S, CHANGE_S = 5.0, 30.0
 
 
 class FirewalldError(CNIError):
@@ -77,18 +78,21 @@ class Firewalld:
 
     def _change(self, member: str, zone: str, source: str, done: tuple[str, ...], what: str) -> bool:
         try:
-            self._ask(NAME, PATH, ZONES, member, zone, source)
+            self._ask(NAME, PATH, ZONES, member, zone, source, patience=CHANGE_S)
         except _Refused as error:
             if any(word in str(error) for word in done):
                 return False
             raise FirewalldError(f"firewalld cannot {what}", str(error)) from error
         return True
 
-    def _ask(self, destination: str, path: str, interface: str, member: str, *arguments: str) -> str | bool | None:
+    def _ask(
+        self, destination: str, path: str, interface: str, member: str, *arguments: str, patience: float = ANSWER_S
+    ) -> str | bool | None:
         """One call; _Refused when it is answered with an error, _Nobody where no bus is, TryAgain without an answer."""
         try:
             if self._socket is None:
-                self._open()
+                self._socket = self._open()
+            self._socket.settimeout(patience)
             return self._exchange(destination, path, interface, member, *arguments)
         except (OSError, ValueError) as error:
             self.close()
@@ -107,23 +111,24 @@ class Firewalld:
                 raise _Refused(f"{answer.error}: {answer.value}")
             return answer.value
 
-    def _open(self) -> None:
+    def _open(self) -> socket:
         """Connect and say who we are: by the user id, which the kernel vouches for."""
         self._rest = b""
-        self._socket = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC)
-        self._socket.settimeout(PATIENCE_S)
-        self._socket.connect(self._place)
-        self._socket.sendall(b"\0AUTH EXTERNAL " + str(os.geteuid()).encode().hex().encode() + b"\r\n")
+        found = self._socket = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC)
+        found.settimeout(ANSWER_S)
+        found.connect(self._place)
+        found.sendall(b"\0AUTH EXTERNAL " + str(os.geteuid()).encode().hex().encode() + b"\r\n")
         while b"\r\n" not in self._rest:
             self._receive()
         line, _, self._rest = self._rest.partition(b"\r\n")
         if not line.startswith(b"OK "):
             raise ValueError(f"the bus says {line.decode(errors='replace')}")
-        self._socket.sendall(b"BEGIN\r\n")
+        found.sendall(b"BEGIN\r\n")
         try:
             self._exchange(_BUS, "/org/freedesktop/DBus", _BUS, "Hello")
         except _Refused as error:
             raise ValueError(f"the bus lets nobody in: {error}") from error
+        return found
 
     def _message(self) -> bytes:
         """The next whole message."""

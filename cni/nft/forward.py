@@ -223,12 +223,13 @@ def is_intact(objects: list[dict[str, Any]]) -> bool:
 
 
 def parse_forward(objects: list[dict[str, Any]], v6: bool, admin: str = "") -> Hook:
-    """iptables' FORWARD chain in a listing. What iptables-restore wrote anew has no comments that nft could read: there the
-    bit says whose a rule is.
+    """iptables' FORWARD chain in a listing. Of what iptables-restore wrote anew nft tells that it has a comment, and not which:
+    there an accept of our bit is ours, and the jumps right before it. An administrator's own has no comment of ours.
     """
     family = FILTER[v6].split()[0]
     present, drops, intact, told, closed = False, False, False, False, False
     handles: list[int] = []
+    before: list[int] = []  # commented jumps
     admins: dict[str, None] = {}
     for body in bodies(objects, "chain"):
         if (body["family"], body["table"], body["name"], body.get("hook")) == (family, "filter", "FORWARD", "forward"):
@@ -236,12 +237,16 @@ def parse_forward(objects: list[dict[str, Any]], v6: bool, admin: str = "") -> H
     for rule in bodies(objects, "rule"):
         if (rule["family"], rule["table"], rule["chain"]) != (family, "filter", "FORWARD"):
             continue
-        words = [word for word in rule["expr"] if "counter" not in word and (word.get("xt") or {}).get("name") != "comment"]
+        comments = [word for word in rule["expr"] if (word.get("xt") or {}).get("name") == "comment"]
+        words = [word for word in rule["expr"] if "counter" not in word and word not in comments]
         told |= words == [{"jump": {"target": admin}}]
         closed |= not intact and len(words) == 1 and words[0].keys() <= _CLOSING
         intact |= told and words == _ACCEPTS
-        if words == _ACCEPTS or rule.get("comment") == NOTE:
+        if rule.get("comment") == NOTE:
             handles.append(rule["handle"])
+        elif comments and words == _ACCEPTS:
+            handles += [*before, rule["handle"]]
+        before = [*before, rule["handle"]] if comments and len(words) == 1 and "jump" in words[0] else []
         if rule.get("comment") == NOTE and target(rule) not in ("", admin):
             admins[target(rule)] = None
     return Hook(

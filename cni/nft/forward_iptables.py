@@ -36,10 +36,13 @@ _MARKED = f"-m mark --mark {BIT:#x}/{BIT:#x}"
 
 
 class Saved(msgspec.Struct, frozen=True):
-    """The filter table as ``iptables-save`` prints it: the names of its chains, and its rules, each ``-A ...``."""
+    """The filter table as ``iptables-save`` prints it: the names of its chains, its rules, each ``-A ...``, and whether FORWARD
+    drops by default.
+    """
 
     chains: frozenset[str] = frozenset()
     rules: tuple[str, ...] = ()
+    drops: bool = False
 
     def has(self, rule: str) -> bool:
         """Whether there is this rule, whatever its comment says."""
@@ -76,7 +79,8 @@ def parse_save(text: str) -> Saved:
     """The output of ``iptables-save -t filter``."""
     lines = text.splitlines()
     chains = frozenset(line[1:].split(" ")[0] for line in lines if line.startswith(":"))
-    return Saved(chains, tuple(line.rstrip() for line in lines if line.startswith("-A ")))
+    rules = tuple(line.rstrip() for line in lines if line.startswith("-A "))
+    return Saved(chains, rules, any(line.startswith(":FORWARD DROP ") for line in lines))
 
 
 def setup(addresses: Iterable[Ip], admin: str, policy: str, bridge: str, seen: Saved) -> Setup:

@@ -113,7 +113,7 @@ def look(conf: Conf, call: Call, host: Host, known: Result | None) -> Facts:
         # Without prevResult the pod is asked; with it that would be a way to have another pod's addresses removed.
         if known is None and host.sandbox is not None and host.sandbox.link(call.ifname) is not None:
             addresses += [address.ip for address in host.sandbox.addresses(call.ifname) if not address.ip.is_link_local]
-        rules, unread = firewall.look_del(host, addresses, conf.backend, wanted.zone, call.notes)
+        rules, unread = firewall.look_del(host, call.owner, addresses, conf.backend, wanted.zone, call.notes)
         return Facts(rules=rules, unread=tuple(unread))
     if wanted.policy != OPEN:
         _require_link(wanted)

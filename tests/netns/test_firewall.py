@@ -419,6 +419,16 @@ def test_del_knows_what_is_its(closed: Lab, how: str) -> None:
     pod.it.call("DEL", config, netns=netns).succeeded()
 
 
+def test_an_address_is_taken_over(closed: Lab, own_promise: None) -> None:
+    """Also where somebody has taken away the set that says that FORWARD lets pods pass."""
+    pod = added(closed, firewall())
+    closed.node.sh(f"nft delete set inet {TABLE} passed4")
+    heir = closed.attachment(pod.it.config, pod=pod.name, container_id="heir")
+    heir.add()
+    heir.check().succeeded()
+    assert reaches(closed.node, OUTSIDE_V4, pod.name)
+
+
 def test_a_late_del_leaves_the_next_owner_alone(closed: Lab, own_promise: None) -> None:
     """An address that has another pod by now is that one's, in our table; what a dead owner had is taken over."""
     pod = added(closed, firewall())
@@ -471,14 +481,18 @@ def test_a_filter_that_an_administrator_closed(closed: Lab, own_promise: None) -
 @pytest.mark.parametrize("verb", ["DEL", "GC"])
 def test_rules_that_have_lost_their_table(closed: Lab, own_promise: None, verb: str) -> None:
     """They would let through what others mark with our bit. Rules of others stay."""
-    node, before = closed.node, rules(closed.node)
+    node = closed.node
+    node.sh("iptables-save | iptables-restore")  # makes chains that are not there
+    before = rules(node)
     pod = added(closed, firewall(cniVersion="1.1.0"), network(version="1.1.0"))
-    node.sh(f"iptables -A FORWARD -s 192.0.2.7 -j ACCEPT; nft delete table inet {TABLE}")
+    # ... an administrator's own of our bit, too, and what iptables has saved and restored
+    node.sh(f"iptables-save | iptables-restore; nft delete table inet {TABLE}")
+    node.sh("iptables -A FORWARD -s 192.0.2.7 -j ACCEPT; iptables -A FORWARD -m mark --mark 0x1000/0x1000 -j ACCEPT")
     if verb == "DEL":
         pod.it.delete().succeeded()
     else:
         closed.call("GC", firewall(cniVersion="1.1.0", **{"cni.dev/valid-attachments": []})).succeeded()
-    node.sh("iptables -D FORWARD -s 192.0.2.7 -j ACCEPT")
+    node.sh("iptables -D FORWARD -s 192.0.2.7 -j ACCEPT; iptables -D FORWARD -m mark --mark 0x1000/0x1000 -j ACCEPT")
     assert rules(node) == before
 
 
@@ -720,6 +734,18 @@ def test_no_firewalld(closed: Lab, own_promise: None, there: str) -> None:
     closed.call("STATUS", firewall(cniVersion="1.1.0", backend="firewalld")).refused(50, "firewalld cannot be used")
 
 
+def test_firewalld_beside_a_closed_legacy_filter(lab: Lab, own_promise: None) -> None:
+    node = lab.node
+    node.outside()
+    node.sh(f"ip route add 10.10.0.0/24 via {NODE_V4}; ip -6 route add fd00:10::/64 via {NODE_V6}", pod=OUTSIDE)
+    close(node, ("iptables-legacy", "ip6tables-legacy"))
+    firewalld.start_bus(node)
+    firewalld.start(node)
+    pod = added(lab, firewall())
+    assert reaches(node, OUTSIDE_V4, pod.name) and reaches(node, OUTSIDE_V6, pod.name)
+    pod.it.check().succeeded()
+
+
 def test_firewalld_beside_a_closed_filter(closed: Lab, own_promise: None) -> None:
     """As Docker makes it: firewalld's word alone would let nobody out."""
     before = rules(closed.node)
@@ -737,8 +763,8 @@ def test_firewalld_beside_a_closed_filter(closed: Lab, own_promise: None) -> Non
 
 @pytest.mark.parametrize("backend", ["", "nftables"])
 def test_a_bus_that_does_not_answer(closed: Lab, own_promise: None, backend: str) -> None:
-    """Nobody knows then whether firewalld runs: ADD is to be repeated (11), DEL reports what it could not do, after the rest.
-    Who has named another backend is not asked, and nothing of firewalld keeps that pod's DEL from succeeding.
+    """Nobody knows then whether firewalld runs: ADD is to be repeated (11), and DEL of a pod that our table does not know tells
+    what it could not do, after the rest. Who has named another backend is not asked at ADD, and DEL succeeds without.
     """
     bus = firewalld.start_bus(closed.node)
     pod, others = added(closed, firewall(backend="nftables")), rules(closed.node)
@@ -754,6 +780,7 @@ def test_a_bus_that_does_not_answer(closed: Lab, own_promise: None, backend: str
     else:
         pod.it.call("ADD", config).refused(11, "cannot talk to firewalld")
         closed.call("STATUS", firewall(cniVersion="1.1.0")).refused(50, "cannot talk to firewalld")
+        pod.it.delete(config=config).succeeded()
         pod.it.delete(config=config).refused(11, "cannot talk to firewalld")
     assert TABLE not in closed.node.sh("nft list ruleset")
 

@@ -132,14 +132,15 @@ DROP = [{"drop": None}]
 @pytest.mark.parametrize(
     ("rules", "intact", "handles"),
     [
-        ((JUMP, PASS), True, (2,)),
-        (([XT, *JUMP], [PASS[0], XT, *PASS[1:]]), True, (2,)),  # by iptables-restore
-        (([*PASS[:1], *DROP], JUMP, PASS, DROP), True, (3,)),
-        ((PASS, JUMP), False, (1,)),
-        ((PASS,), False, (1,)),
+        ((JUMP, PASS), True, ()),  # an administrator's
+        (([XT, *JUMP], [PASS[0], XT, *PASS[1:]]), True, (1, 2)),  # by iptables-restore
+        (([XT, *JUMP], [XT, *JUMP], [*PASS[:1], *DROP], [XT, *JUMP], [PASS[0], XT, *PASS[1:]]), True, (4, 5)),
+        (([*PASS[:1], *DROP], JUMP, PASS, DROP), True, ()),
+        ((PASS, JUMP), False, ()),
+        ((PASS,), False, ()),
         ((JUMP,), False, ()),
-        (([{"jump": {"target": "OTHER"}}], PASS), False, (2,)),
-        (([*PASS[:1], *JUMP], PASS), False, (2,)),  # it asks about some packets only
+        (([{"jump": {"target": "OTHER"}}], PASS), False, ()),
+        (([*PASS[:1], *JUMP], PASS), False, ()),  # it asks about some packets only
         ((), False, ()),
     ],
 )
