@@ -28,7 +28,20 @@ Seen = TypeVar("Seen")
 TRIES = 6
 
 
-class RunNft(msgspec.Struct, frozen=True, kw_only=True):
+class Op(msgspec.Struct, frozen=True, kw_only=True):
+    """A step of a plan that is text for a door; ``what`` is the step in words. ``shared`` says that it makes or changes what
+    other attachments use too.
+    """
+
+    what: str
+    shared: bool = False
+
+    def describe(self) -> str:
+        """The operation in words."""
+        return self.what
+
+
+class RunNft(Op, frozen=True, kw_only=True):
     """Run one nftables transaction.
 
     ``undo`` takes it back, empty where that is not wanted. ``exists`` and ``missing`` are for other states of affairs: what
@@ -38,23 +51,17 @@ class RunNft(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     text: str
-    what: str
     undo: str = ""
     exists: str = ""
     missing: str = ""
     yields: bool = False
-    shared: bool = False
-
-    def describe(self) -> str:
-        """The operation in words."""
-        return self.what
 
     def inverse(self) -> RunNft | None:
         """The operation that takes this one back."""
         return RunNft(text=self.undo, what=f"undo: {self.what}", yields=True) if self.undo else None
 
 
-class Sweep(msgspec.Struct, frozen=True, kw_only=True):
+class Sweep(Op, frozen=True, kw_only=True):
     """Remove the parts of a table of ours in which nothing is left, unless something is added meanwhile.
 
     Three steps, so that what was seen is what is removed: ``begin`` puts a token into the table that every addition takes
@@ -63,23 +70,17 @@ class Sweep(msgspec.Struct, frozen=True, kw_only=True):
     away. ``idle`` says of a listing whether there is anything to do at all; without it there always is.
     """
 
-    what: str
     begin: Callable[[int], str]
     listing: str
     also: tuple[str, ...] = ()
     idle: Callable[[list[dict[str, Any]]], bool] | None = None
     end: Callable[[list[dict[str, Any]], int], str]
-    shared: bool = False
-
-    def describe(self) -> str:
-        """The operation in words."""
-        return self.what
 
     def inverse(self) -> None:
         """What is empty is made again by who needs it."""
 
 
-class Settle(msgspec.Struct, frozen=True, kw_only=True):
+class Settle(Op, frozen=True, kw_only=True):
     """Run one nftables transaction, and where things are not as it expects, one that fits what is there.
 
     ``listing`` is asked then, and ``answer`` decides, given what it told and a function that says whether a link that an
@@ -91,16 +92,10 @@ class Settle(msgspec.Struct, frozen=True, kw_only=True):
     text: str
     listing: str
     answer: Callable[[list[dict[str, Any]], Callable[[str], bool]], str]
-    what: str
     undo: str = ""
     undo_answer: Callable[[list[dict[str, Any]], Callable[[str], bool]], str] | None = None
     insists: bool = False
     after: Callable[[list[dict[str, Any]]], list[ForgetFlows]] | None = None
-    shared: bool = False
-
-    def describe(self) -> str:
-        """The operation in words."""
-        return self.what
 
     def inverse(self) -> Settle | None:
         """The operation that takes this one back."""
@@ -109,7 +104,7 @@ class Settle(msgspec.Struct, frozen=True, kw_only=True):
         return Settle(text=self.undo, listing=self.listing, answer=self.undo_answer, what=f"undo: {self.what}")
 
 
-class RunIptables(msgspec.Struct, frozen=True, kw_only=True):
+class RunIptables(Op, frozen=True, kw_only=True):
     """Run one ``iptables-restore --noflush`` of a family; ``legacy`` asks for the variant of the old kernel interface.
 
     ``exists`` is what is left to do when the text fails because a chain that it makes is there by now; empty for nothing.
@@ -118,16 +113,10 @@ class RunIptables(msgspec.Struct, frozen=True, kw_only=True):
 
     v6: bool
     text: str
-    what: str
     undo: str = ""
     exists: str | None = None
     yields: bool = False
     legacy: bool = False
-    shared: bool = False
-
-    def describe(self) -> str:
-        """The operation in words."""
-        return self.what
 
     def inverse(self) -> RunIptables | None:
         """The operation that takes this one back."""
@@ -136,7 +125,7 @@ class RunIptables(msgspec.Struct, frozen=True, kw_only=True):
         return RunIptables(v6=self.v6, text=self.undo, what=f"undo: {self.what}", legacy=self.legacy)
 
 
-class SettleIptables(msgspec.Struct, frozen=True, kw_only=True):
+class SettleIptables(Op, frozen=True, kw_only=True):
     """Run one ``iptables-restore --noflush`` of a family, and where that fails the one that fits what is there by then.
 
     ``answer`` makes it of what ``iptables-save`` tells, and ``undo_answer`` what takes it back, empty where nothing is left.
@@ -145,13 +134,7 @@ class SettleIptables(msgspec.Struct, frozen=True, kw_only=True):
     v6: bool
     text: str
     answer: Callable[[str], str]
-    what: str
     undo_answer: Callable[[str], str] | None = None
-    shared: bool = False
-
-    def describe(self) -> str:
-        """The operation in words."""
-        return self.what
 
     def inverse(self) -> SettleIptables | None:
         """The operation that takes this one back."""
