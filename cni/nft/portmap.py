@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from cni.nft import masq, ports, ports_iptables, reference
+from cni.nft import masq, ports, ports_iptables, ports_rules, reference
 from cni.nft.masq_iptables import NatChain
 from cni.nft.ops import ForgetFlows, RunIptables, RunNft, Settle, SettleIptables, Sweep
 from cni.nft.ports import TABLE, Published, Table
@@ -151,8 +151,8 @@ def plan_gc(host: RuleReaders, network: str, keep: frozenset[Owner], there: Call
 
 def _look_intact(host: RuleReaders, wanted: Published, lately: bool = False) -> bool:
     return all(
-        ports.intact(name, wanted.conditions, host.nft.chain(f"inet {TABLE} {name}", lately))
-        for name in ports.chains(wanted.conditions)
+        ports_rules.intact(name, wanted.conditions, host.nft.chain(f"inet {TABLE} {name}", lately))
+        for name in ports_rules.chains(wanted.conditions)
     )
 
 
@@ -231,7 +231,7 @@ def _problems(owner: Owner, wanted: Published, facts: Facts) -> list[str]:
     ]
     problems += [f"{port} goes to another attachment, {seen.claims[port]}" for port in ahead]
     if wanted.interface and wanted.interface not in seen.localnet:
-        problems.append(f"{wanted.interface} takes packets for {ports.LOCAL}, and nothing drops what pods send there")
+        problems.append(f"{wanted.interface} takes packets for {ports_rules.LOCAL}, and nothing drops what pods send there")
     return problems + [line for pod in wanted.pods if wanted.snat for line in _unanswered(pod, wanted, seen)]
 
 

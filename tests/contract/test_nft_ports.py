@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from cni.nft import ports
+from cni.nft import ports, ports_rules
 from cni.nft.apply import Exists, NotFound
-from cni.nft.ports import ANYWHERE, Conditions, Mapping, Port, Published
+from cni.nft.ports import ANYWHERE, Mapping, Port, Published
+from cni.nft.ports_rules import Conditions
 from cni.spec.errors import CNIError
 from tests.contract.nft_node import inside
 from tests.fakes import FakeNft, Ruleset
@@ -75,11 +76,11 @@ def test_the_table_reads_back(told: Any) -> None:
 )
 def test_the_rules_are_recognised(told: Any, conditions: Conditions) -> None:
     """As written, also when written twice; not when one is missing, there twice, or somebody else's."""
-    names = list(ports.chains(conditions))
+    names = list(ports_rules.chains(conditions))
 
     def work(nft: Door) -> list[list[bool]]:
         def intact() -> list[bool]:
-            return [ports.intact(name, conditions, nft.chain(f"inet {ports.TABLE} {name}")) for name in names]
+            return [ports_rules.intact(name, conditions, nft.chain(f"inet {ports.TABLE} {name}")) for name in names]
 
         found = [intact()]
         nft.run(ports.skeleton(conditions) * 2)
