@@ -87,6 +87,7 @@ class Settle(Op, frozen=True, kw_only=True):
     element names as its witness (see ``witness``) is still there. An empty text means that nothing is left to do.
     ``text`` may be empty: then it looks first. ``undo`` and ``undo_answer`` take it back in the same way. ``insists`` says that
     it looks also where nft does not take ``text`` at all. ``after`` tells of what was listed what is to be done besides.
+    ``before`` is given what was listed last, for ``undo_answer``; then ``undo`` does not fit.
     """
 
     text: str
@@ -94,6 +95,7 @@ class Settle(Op, frozen=True, kw_only=True):
     answer: Callable[[list[dict[str, Any]], Callable[[str], bool]], str]
     undo: str = ""
     undo_answer: Callable[[list[dict[str, Any]], Callable[[str], bool]], str] | None = None
+    before: list[dict[str, Any]] = []
     insists: bool = False
     after: Callable[[list[dict[str, Any]]], list[ForgetFlows]] | None = None
 
@@ -101,7 +103,8 @@ class Settle(Op, frozen=True, kw_only=True):
         """The operation that takes this one back."""
         if self.undo_answer is None:
             return None
-        return Settle(text=self.undo, listing=self.listing, answer=self.undo_answer, what=f"undo: {self.what}")
+        text = "" if self.before else self.undo
+        return Settle(text=text, listing=self.listing, answer=self.undo_answer, what=f"undo: {self.what}")
 
 
 class RunIptables(Op, frozen=True, kw_only=True):
@@ -129,12 +132,14 @@ class SettleIptables(Op, frozen=True, kw_only=True):
     """Run one ``iptables-restore --noflush`` of a family, and where that fails the one that fits what is there by then.
 
     ``answer`` makes it of what ``iptables-save`` tells, and ``undo_answer`` what takes it back, empty where nothing is left.
+    ``before`` is given what was told last, for ``undo_answer``.
     """
 
     v6: bool
     text: str
     answer: Callable[[str], str]
     undo_answer: Callable[[str], str] | None = None
+    before: list[str] = []
 
     def inverse(self) -> SettleIptables | None:
         """The operation that takes this one back."""
@@ -280,6 +285,7 @@ def apply_settle(op: Settle, nft: Nft, alive: Callable[[str], bool]) -> list[For
                 raise
             last = error
         listing = nft.query(op.listing)
+        op.before[:] = listing
         text = op.answer(listing, alive)
         besides = op.after(listing) if op.after is not None else []
         if not text:
@@ -288,16 +294,26 @@ def apply_settle(op: Settle, nft: Nft, alive: Callable[[str], bool]) -> list[For
 
 
 def apply_settle_iptables(op: SettleIptables, iptables: Iptables) -> None:
-    """Run the operation; IptablesError with the program's own text when it fails, or the second try does."""
-    from cni.nft.iptables import ChainExists
+    """Run the operation; IptablesError with the program's own text when it fails though nothing has changed meanwhile, TryAgain
+    when others keep changing the same thing.
+    """
+    from cni.nft.iptables import IptablesError
 
-    if op.text:
-        try:
-            return iptables.restore(op.v6, op.text, op.what)
-        except ChainExists:
-            pass  # another call made what both need
-    text = op.answer(iptables.save(op.v6))
-    return iptables.restore(op.v6, text, op.what) if text else None
+    text = op.text
+    for _ in range(TRIES):
+        if text:
+            try:
+                return iptables.restore(op.v6, text, op.what)
+            except IptablesError as error:
+                last = error
+        saved = iptables.save(op.v6)
+        op.before[:] = [saved]
+        former, text = text, op.answer(saved)
+        if not text:
+            return None
+        if text == former:
+            raise last
+    raise TryAgain(f"{op.what}: another call keeps changing the same rules", last.details)
 
 
 def witness(name: str, index: int) -> str:

@@ -71,26 +71,31 @@ def plan_add(
     """
     if backend == "iptables":
         plan: Plan = []
+        names = owner.network, owner.container_id
         for v6 in _families(wanted):
-            setup = partial(ports_iptables.setup, owner.network, owner.container_id, wanted, tuple(conditions[v6]), marking, v6)
+            saved = [facts.saved[v6]]
+            setup = partial(ports_iptables.setup, *names, wanted, tuple(conditions[v6]), marking, v6)
             plan.append(
                 SettleIptables(
                     v6=v6,
-                    text=setup(facts.saved[v6]),
+                    text=setup(saved[0]),
                     answer=setup,
-                    undo_answer=partial(ports_iptables.teardown, owner.network, owner.container_id),
+                    undo_answer=partial(ports_iptables.put_back, *names, saved),
+                    before=saved,
                     what=f"publish {_numbers(wanted)} by iptables chain {_chain(owner)}",
                 )
             )
     else:
         label = masq.tag(owner)
+        listed: list[dict[str, Any]] = []
         plan = [
             Settle(
                 text=ports.claim(label, wanted) if facts.intact else "",
                 listing=ports.LISTING,
                 answer=partial(ports.take, label, wanted),
                 undo=ports.remove(label, wanted),
-                undo_answer=_forgetting(label),
+                undo_answer=lambda listing, alive: ports.put_back(label, listed, listing),
+                before=listed,
                 after=partial(_flows_of_others, label, wanted),
                 what=f"publish {_numbers(wanted)}",
             )

@@ -40,7 +40,7 @@ from cni.nft.listing import bodies, entries
 from cni.nft.masq import SWEEPS, mark
 from cni.nft.ops import witnessed
 from cni.nft.ports_rules import Conditions, chains
-from cni.spec.addresses import Cidr, Ip, is_v6, parse_ip
+from cni.spec.addresses import Cidr, Ip, is_v6, parse_cidr, parse_ip
 from cni.spec.errors import CNIError
 
 if TYPE_CHECKING:
@@ -118,12 +118,12 @@ class Lead(msgspec.Struct, frozen=True):
 
 
 class Table(msgspec.Struct, frozen=True, kw_only=True):
-    """The whole table as it was seen. Owners are told by their labels."""
+    """The whole table as it was seen. Owners are told by their labels, in ``owners`` with the number for what they have."""
 
     claims: dict[Port, str] = {}
     leads: dict[Port, tuple[Lead, ...]] = {}
     pods: dict[Ip, str] = {}
-    owners: tuple[str, ...] = ()
+    owners: dict[str, int] = {}
     sets: dict[str, frozenset[Ip]] = {}
     subnets: dict[Ip, str] = {}
     near: tuple[Any, ...] = ()
@@ -133,9 +133,10 @@ class Table(msgspec.Struct, frozen=True, kw_only=True):
 
 def claim(label: str, wanted: Published) -> str:
     """Publish; only the elements. Fails as NotFound where the rest of the table is not there, as Exists when another owner has
-    one of the ports or addresses.
+    one of the ports or addresses, or this one has any.
     """
-    return "\n".join([f"flush set {_T} {SWEEPS}", *_subnets(wanted), *_elements(label, wanted), ""])
+    owner = f"create element {_owner_of(label, wanted.content)}"
+    return "\n".join([f"flush set {_T} {SWEEPS}", owner, *_subnets(wanted), *_elements(label, wanted), ""])
 
 
 def remove(label: str, wanted: Published) -> str:
@@ -185,7 +186,30 @@ def take(label: str, wanted: Published, listing: list[dict[str, Any]], alive: Ca
     text = "".join(forget(gone, seen) for gone in sorted(out)) + skeleton(wanted.conditions)
     text += "".join(f"delete element {_near_set(other)} {{ {other} . {other} }}\n" for other in covered)
     lines = [line for line in _subnets(wanted) if not any(str(other) in line for other in _near(wanted) if other not in near)]
-    return text + "\n".join([*lines, *_elements(label, wanted), ""])
+    owner = f"add element {_owner_of(label, wanted.content)}"
+    return text + "\n".join([owner, *lines, *_elements(label, wanted), ""])
+
+
+def put_back(label: str, before: list[dict[str, Any]], listing: list[dict[str, Any]]) -> str:
+    """Have the owner what it had in an earlier listing, and nothing else."""
+    seen = parse_table(before)
+    text = forget(label, parse_table(listing))
+    if label not in seen.owners:
+        return text
+    found = {port: seen.leads[port][0] for port, holder in seen.claims.items() if holder == label and port in seen.leads}
+    pods = [pod for pod, holder in seen.pods.items() if holder == label]
+    links = {witnessed(lead.witness)[1] for lead in found.values()}.intersection(seen.localnet)
+    wanted = Published(
+        mappings=tuple(Mapping(port, lead.pod, lead.pod_port) for port, lead in found.items()),
+        pods=tuple(_in_subnet(pod, seen.subnets.get(pod, "")) for pod in pods),
+        snat=any(pod in addresses for pod in pods for addresses in seen.sets.values()),
+        masq_all=any(pod in seen.sets[name] for pod in pods for name in ("any4", "any6")),
+        interface=next(iter(links), ""),
+        witness=next((lead.witness for lead in found.values()), ""),
+    )
+    owner = f"add element {_owner_of(label, seen.owners[label])}"
+    suffix = next((lead.suffix for lead in found.values()), "")
+    return text + "\n".join([f"flush set {_T} {SWEEPS}", owner, *_elements(label, wanted, suffix), ""])
 
 
 def forget(label: str, seen: Table) -> str:
@@ -228,11 +252,11 @@ def parse_table(objects: list[dict[str, Any]]) -> Table:
     pods: dict[Ip, str] = {}
     leads: dict[Port, list[Lead]] = {}
     suffixes: list[str] = []
-    owners: list[str] = []
+    owners: dict[str, int] = {}
     for body in bodies(objects, "map"):
         kind, v, suffix = _name_of(body["name"])
         if body["name"] == "owners":
-            owners += [comment for _, comment, _ in entries(body)]
+            owners |= {comment: int(content) for _, comment, content in entries(body)}
         elif kind == "claims":
             claims |= {_port(*key): comment for key, comment, _ in entries(body)}
         elif kind == "pods":
@@ -248,7 +272,7 @@ def parse_table(objects: list[dict[str, Any]]) -> Table:
         claims=claims,
         leads={port: tuple(found) for port, found in leads.items()},
         pods=pods,
-        owners=tuple(owners),
+        owners=owners,
         subnets={ip_address(key): comment for key, comment, _ in snat if comment},
         sets={name + v: frozenset(map(ip_address, sets.get(name + v, ()))) for name in _OF_PODS for v in _V.values()}
         | {"self" + v: frozenset(ip_address(key[0]) for key in sets.get("self" + v, ())) for v in _V.values()},
@@ -299,10 +323,9 @@ def close(interface: str) -> str:
     return f"add element {element}\ndelete element {element}\n"
 
 
-def _elements(label: str, wanted: Published) -> list[str]:
-    owner, suffix = f"{mark(label):#010x}", wanted.conditions.suffix
-    lines = [f'add element {_T} owners {{ {_owner(label)} comment "{label}" : {wanted.content:#010x} }}']
-    lines += [f'add element {_T} localnet {{ "{wanted.interface}" }}'] if wanted.interface else []
+def _elements(label: str, wanted: Published, suffix: str | None = None) -> list[str]:
+    owner, suffix = f"{mark(label):#010x}", wanted.conditions.suffix if suffix is None else suffix
+    lines = [f'add element {_T} localnet {{ "{wanted.interface}" }}'] if wanted.interface else []
     for pod in wanted.pods:
         v = _V[is_v6(pod)]
         lines.append(f'add element {_T} pods{v} {{ {pod.ip} comment "{label}" : {owner} }}')
@@ -340,6 +363,10 @@ def _alone(pod: Cidr) -> bool:
     return pod.network.prefixlen in (0, pod.max_prefixlen)
 
 
+def _in_subnet(pod: Ip, subnet: str) -> Cidr:
+    return parse_cidr(f"{pod}/{subnet.partition('/')[2] or pod.max_prefixlen}")
+
+
 def contains(network: Any, other: Any) -> bool:
     """Whether a range is within another."""
     return bool(network.version == other.version and other.subnet_of(network))
@@ -365,6 +392,11 @@ def _owner(label: str) -> str:
     """The owner of a label as a key; 64 bits, so that no two of them are ever the same."""
     digest = sha256(label.encode()).hexdigest()
     return f"0x{digest[:8]} . 0x{digest[8:16]}"
+
+
+def _owner_of(label: str, content: int) -> str:
+    """The element of an owner with the number for all that it has."""
+    return f'{_T} owners {{ {_owner(label)} comment "{label}" : {content:#010x} }}'
 
 
 def _forget_owner(label: str, content: int) -> str:

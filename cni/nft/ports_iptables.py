@@ -75,7 +75,7 @@ def setup(
         if MASQUERADE not in _targets("POSTROUTING", there):
             words = '-m comment --comment "CNI portfwd requiring masquerade"'
             lines.append(f"-I POSTROUTING 1 {words} -j {MASQUERADE}")
-    lines += [_delete(line) for line in there if line.startswith(f"-A {DNAT} ") and line.endswith(f" -j {chain}")]
+    lines += map(_delete, _ways(chain, there))
     lines.append(f":{chain} - [0:0]")
     mine = [mapping for mapping in wanted.mappings if is_v6(mapping.pod) is v6]
     lines += [rule for mapping in mine for rule in _rules(chain, mapping, wanted, marking, v6)]
@@ -87,8 +87,17 @@ def teardown(network: str, container_id: str, saved: str) -> str:
     chain, there = chain_name(network, container_id), saved.splitlines()
     if not _has_chain(chain, there):
         return ""
-    lines = [_delete(line) for line in there if line.startswith(f"-A {DNAT} ") and line.endswith(f" -j {chain}")]
-    return _table([*lines, f"-F {chain}", f"-X {chain}"])
+    return _table([*map(_delete, _ways(chain, there)), f"-F {chain}", f"-X {chain}"])
+
+
+def put_back(network: str, container_id: str, before: list[str], saved: str) -> str:
+    """Have the attachment's chain what it had by the last of ``before``; empty when it is as it was: not there."""
+    chain, then = chain_name(network, container_id), before[-1].splitlines()
+    if not _has_chain(chain, then):
+        return teardown(network, container_id, saved)
+    jumps, former = (_ways(chain, lines) for lines in (saved.splitlines(), then))
+    rules = [line for line in then if line.startswith(f"-A {chain} ")]
+    return _table([*map(_delete, jumps), f":{chain} - [0:0]", *rules, *former])
 
 
 def problems(network: str, container_id: str, wanted: Published, marking: Marking, v6: bool, saved: str) -> list[str]:
@@ -102,7 +111,7 @@ def problems(network: str, container_id: str, wanted: Published, marking: Markin
         for line in there
         if (found := _LED.match(line)) is not None and found["chain"] == chain
     }
-    ways = [line for line in there if line.startswith(f"-A {DNAT} ") and line.endswith(f" -j {chain}")]
+    ways = _ways(chain, there)
     reached = all(DNAT in _targets(base, there) for base in ("PREROUTING", "OUTPUT"))
     told = [
         f"{mapping.port} does not lead to {mapping.pod} port {mapping.pod_port} in iptables chain {chain}"
@@ -128,7 +137,7 @@ def parse_save(text: str, v6: bool, legacy: bool) -> tuple[NatChain, ...]:
         name = line[1:].split(" ")[0]
         if not line.startswith(":" + PREFIX) or not CHAIN.fullmatch(name):
             continue
-        jumps = [line for line in there if line.startswith(f"-A {DNAT} ") and line.endswith(f" -j {name}")]
+        jumps = _ways(name, there)
         named = next((match for jump in jumps if (match := _NAMED.search(jump)) is not None), None)
         network, container_id = (named[1], named[2]) if named is not None else ("", "")
         chain = NatChain(v6=v6, legacy=legacy, name=name, parent=DNAT, network=network, container_id=container_id)
@@ -203,6 +212,11 @@ def _has_chain(name: str, there: Iterable[str]) -> bool:
 def _targets(chain: str, there: Iterable[str]) -> set[str]:
     """Where the rules of a chain lead."""
     return {line.rpartition(" -j ")[2].split(" ")[0] for line in there if line.startswith(f"-A {chain} ")}
+
+
+def _ways(chain: str, there: Iterable[str]) -> list[str]:
+    """The rules that lead to an attachment's chain."""
+    return [line for line in there if line.startswith(f"-A {DNAT} ") and line.endswith(f" -j {chain}")]
 
 
 def _delete(line: str) -> str:

@@ -177,11 +177,13 @@ class FakeNft:
             raise Busy(f"set {name} is in use")
         del there.sets[name]
 
-    def _add_element(self, family: str, table: str, name: str, key: str, comment: str | None, value: str | None) -> None:
+    def _add_element(
+        self, verb: str, family: str, table: str, name: str, key: str, comment: str | None, value: str | None
+    ) -> None:
         there = self._set_at(family, table, name)
         assert (value is not None) == (there.kind == "map"), f"a value belongs to a map's elements only: {name}"
         if key in there.elements:
-            if there.elements[key][0] != (value or ""):
+            if verb == "create" or there.elements[key][0] != (value or ""):
                 raise Exists(f"{key} is there with another value")
         elif there.ranges and any(_overlap(key, other) for other in there.elements):
             raise Exists(f"{key} overlaps another")
@@ -208,7 +210,7 @@ class FakeNft:
         (rf"(add|insert) rule {_NAMED} (.+)", _add_rule),
         (rf"add (set|map) {_NAMED} \{{ type [^;:]+?(?: : ([^;]+))?;( flags interval;)? \}}", _add_set),
         (rf"delete (?:set|map) {_NAMED}", _delete_set),
-        (rf'add element {_NAMED} \{{ ({_PART}(?: \. {_PART})*)(?: comment "([^"]*)")?(?: : (.+))? \}}', _add_element),
+        (rf'(add|create) element {_NAMED} \{{ ({_PART}(?: \. {_PART})*)(?: comment "([^"]*)")?(?: : (.+))? \}}', _add_element),
         (rf"delete element {_NAMED} \{{ (.+) \}}", _delete_element),
     )
 

@@ -357,6 +357,20 @@ def test_add_again_with_fewer_ports(lab: Lab) -> None:
 
 
 @pytest.mark.usefixtures("own_promise")
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_add_again_that_fails(lab: Lab, backend: str) -> None:
+    """At its last step: what is published is what the ADD before published."""
+    it = published(lab, "bridge", (8080, 80), backend=backend)
+    unknown = {"nftables": ["ip6", "no-such"], "iptables": ["--no-such"]}[backend]
+    again = portmap((8080, 81), (8081, 81), backend=backend, conditionsV6=unknown)
+    it.last.call("ADD", {**again, "prevResult": it.first.result}).refused(999)
+    it.check()
+    rules = lab.node.sh("nft list ruleset; iptables-save -t nat")
+    assert "8081" not in rules
+    assert ":81" not in rules
+
+
+@pytest.mark.usefixtures("own_promise")
 @pytest.mark.parametrize("told", [[(8080, 80)], [(9090, 90)], [(8080, 80), (8080, 81)]], ids=["fewer", "others", "nonsense"])
 def test_del_that_is_told_other_ports(lab: Lab, told: list[tuple[int, int]]) -> None:
     """All that is the pod's goes."""
