@@ -4,7 +4,8 @@ One chain an attachment and family, ``CNI-DN-`` and a hash of network and contai
 ``CNI-HOSTPORT-DNAT`` leads to for at most 15 ports a rule. A packet that needs masquerade is marked there, and POSTROUTING
 masquerades what has the mark. The attachment's chain is emptied before it is filled: the reference appends to what an earlier
 ADD left, and traffic goes on to the dead address (containerlab#472). Texts are for ``iptables-restore --noflush``; what several
-attachments share is made with ``-N``, which fails where another call was faster, and is then decided anew.
+attachments share is made with ``-N``, which fails where another call was faster, and is then decided anew. The nft variant does
+not fail where that was between its look and its commit, and the rules are there twice: the next ADD leaves one.
 """
 
 from __future__ import annotations
@@ -60,6 +61,7 @@ def setup(
     """Publish the ports of one family, given what ``iptables-save -t nat`` tells."""
     chain, there = chain_name(network, container_id), saved.splitlines()
     lines = [f"-N {name}" for name in (DNAT, *_of_masquerade(wanted, marking)) if not _has_chain(name, there)]
+    lines += _once(there)
     if DNAT not in _targets("PREROUTING", there):
         lines.append(f"-A PREROUTING -m addrtype --dst-type LOCAL -j {DNAT}")
     if DNAT not in _targets("OUTPUT", there):
@@ -212,6 +214,17 @@ def _has_chain(name: str, there: Iterable[str]) -> bool:
 def _targets(chain: str, there: Iterable[str]) -> set[str]:
     """Where the rules of a chain lead."""
     return {line.rpartition(" -j ")[2].split(" ")[0] for line in there if line.startswith(f"-A {chain} ")}
+
+
+def _once(there: list[str]) -> list[str]:
+    """Leave one of each rule that attachments share and that is there several times. Fails where another call has by then."""
+    own, ends = tuple(f"-A {chain} " for chain in (SETMARK, MASQUERADE)), (f" -j {DNAT}", f" -j {MASQUERADE}")
+    shared = [line for line in there if line.startswith(own) or line.endswith(ends)]
+    commands = []
+    for line in dict.fromkeys(shared):
+        if (count := shared.count(line)) > 1:
+            commands += [*[_delete(line)] * count, line.replace("-A POSTROUTING", "-I POSTROUTING 1")]
+    return commands
 
 
 def _ways(chain: str, there: Iterable[str]) -> list[str]:
