@@ -148,9 +148,8 @@ def plan_gc(host: RuleReaders, network: str, keep: frozenset[Owner], there: Call
         end = partial(ports.end_sweep, there=there)
         what = f"remove what is empty in nftables table {TABLE}"
         plan.append(Sweep(what=what, begin=ports.begin_sweep, listing=ports.LISTING, end=end))
-    alive = {owner.container_id for owner in keep}
     chains = reference.look_all(host, ports_iptables.CHAIN, ports_iptables.parse_save)
-    stale = [chain for chain in chains if chain.network == network and chain.container_id not in alive]
+    stale = reference.stale_chains(chains, network, map(_chain, keep))
     return plan + [step for chain in stale if (step := reference.remove_chain(chain)) is not None]
 
 

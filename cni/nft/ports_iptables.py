@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from cni.nft import masq_iptables
 from cni.nft.masq_iptables import Jump, NatChain
 from cni.nft.ports import ANYWHERE
 from cni.spec.addresses import is_v6
@@ -32,10 +33,7 @@ CHAIN = re.compile(PREFIX + "[0-9a-f]{21}")
 # What xt_multiport takes in one rule.
 _PORTS_MAX = 15
 
-# xt_comment keeps 256 bytes with the closing NUL; the reference cuts to 255 and says so.
-_COMMENT_MAX = 255
-
-_NAMED = re.compile(r'dnat name: \\"([^"\\]*)\\" id: \\"([^"\\]*)\\"')
+_NAMED = re.compile(r'dnat name: \\"([^"\\]*)\\" id: ')
 
 
 class Marking(msgspec.Struct, frozen=True):
@@ -141,8 +139,8 @@ def parse_save(text: str, v6: bool, legacy: bool) -> tuple[NatChain, ...]:
             continue
         jumps = _ways(name, there)
         named = next((match for jump in jumps if (match := _NAMED.search(jump)) is not None), None)
-        network, container_id = (named[1], named[2]) if named is not None else ("", "")
-        chain = NatChain(v6=v6, legacy=legacy, name=name, parent=DNAT, network=network, container_id=container_id)
+        network = named[1] if named is not None else ""
+        chain = NatChain(v6=v6, legacy=legacy, name=name, parent=DNAT, network=network)
         found.append(msgspec.structs.replace(chain, jumps=tuple(Jump("", line=jump) for jump in jumps)))
     return tuple(found)
 
@@ -174,9 +172,7 @@ def _entries(
     by_protocol: dict[str, list[int]] = {}
     for mapping in mappings:
         by_protocol.setdefault(mapping.port.protocol, []).append(mapping.port.number)
-    note = f'dnat name: "{network}" id: "{container_id}"'
-    note = note if len(note) <= _COMMENT_MAX else note[: _COMMENT_MAX - 3] + "..."
-    quoted = '-m comment --comment "' + note.replace('"', '\\"') + '"'
+    quoted = masq_iptables.comment_match(network, container_id, "dnat ")
     lines = []
     for protocol, ports in sorted(by_protocol.items()):
         numbers = list(dict.fromkeys(ports))

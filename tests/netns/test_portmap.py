@@ -478,6 +478,29 @@ def test_gc(lab: Lab, backend: str) -> None:
 
 
 @pytest.mark.usefixtures("own_promise")
+@pytest.mark.parametrize("length", [1, 64, 200])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_long_names(lab: Lab, backend: str, length: int) -> None:
+    """Nothing is too long for those who keep it, and GC tells networks apart that begin alike."""
+    made: dict[str, Chain] = {}
+    for number in (1, 2):
+        ipam = {**DUAL, "ranges": [[{"subnet": f"10.3{number}.0.0/24"}], [{"subnet": f"fd00:3{number}::/64"}]]}
+        main = ptp(ipam, name="n" * 253 + str(number), ipMasq=True, ipMasqBackend=backend)
+        chained = portmap((8080 + number, 80), name=main["name"], backend=backend)
+        made[main["name"]] = lab.chained(main, chained, container_id="c" * length + str(number))
+        made[main["name"]].check()
+    (name, one), (_, two) = made.items()
+    gc = {"cniVersion": "1.1.0", "name": name, "cni.dev/valid-attachments": []}
+    for member in one.members:
+        lab.call("GC", {**member.config, **gc}).succeeded()
+    rules = lab.node.sh("nft list ruleset; iptables-save -t nat; ip6tables-save -t nat")
+    assert [word for word in ("8081", *map(str, one.first.addresses)) if word in rules] == []
+    two.check()
+    two.delete()
+    assert two.first.leftovers() == []
+
+
+@pytest.mark.usefixtures("own_promise")
 def test_gc_removes_what_is_empty(lab: Lab) -> None:
     """The table goes with the last pod and the links that it guards."""
     it = published(lab, "bridge", (8080, 80), conditionsV4=CONDITIONS["nftables"])
