@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 _PART = r'(?:"[^"\s*]{1,15}"|[0-9a-z.:]+(?:/[0-9]{1,3})?)'
 _CHANGE = re.compile(
-    r"(add|delete) element (inet|ip|ip6) (\w+) ([\w./-]+) "
+    r"(add|create|delete) element (inet|ip|ip6) (\w+) ([\w./-]+) "
     rf'\{{ ({_PART}(?: \. {_PART})*)(?: comment "([^"\n]{{1,120}})")?(?: : ({_PART}(?: \. {_PART})*))? \}}'
 )
 _FLUSH = re.compile(r"flush set (inet|ip|ip6) (\w+) ([\w./-]+)")
@@ -40,8 +40,14 @@ _BATCH_BEGIN, _BATCH_END, _SUBSYSTEM = 16, 17, 10
 _NEW_ELEMENTS, _DELETE_ELEMENTS = _SUBSYSTEM << 8 | 12, _SUBSYSTEM << 8 | 14
 _NEW_CHAIN, _GET_CHAIN = _SUBSYSTEM << 8 | 3, _SUBSYSTEM << 8 | 4
 _NEW_GENERATION, _GET_GENERATION = _SUBSYSTEM << 8 | 15, _SUBSYSTEM << 8 | 16
-_REQUEST, _ACK, _ECHO, _CREATE, _NESTED = 0x1, 0x4, 0x8, 0x400, 0x8000
+_REQUEST, _ACK, _ECHO, _EXCLUSIVE, _CREATE, _NESTED = 0x1, 0x4, 0x8, 0x200, 0x400, 0x8000
 _NLMSG_ERROR = 2
+
+_VERBS = {
+    "add": (_NEW_ELEMENTS, _CREATE),
+    "create": (_NEW_ELEMENTS, _CREATE | _EXCLUSIVE),
+    "delete": (_DELETE_ELEMENTS, 0),
+}
 
 # NFTA_SET_ELEM_LIST_*, NFTA_SET_ELEM_*, NFTA_DATA_VALUE, NFTA_LIST_ELEM, NFTNL_UDATA_SET_ELEM_COMMENT.
 _TABLE, _SET, _ELEMENTS = 1, 2, 3
@@ -72,7 +78,8 @@ def encode(text: str, first: int) -> Batch | None:
         change = _CHANGE.fullmatch(line)
         if change is not None:
             verb, family, table, name, key, comment, value = change.groups()
-            kind, flags = (_NEW_ELEMENTS, flags | _CREATE) if verb == "add" else (_DELETE_ELEMENTS, flags)
+            kind, more = _VERBS[verb]
+            flags |= more
             element = _element(key, comment, value)
             if element is None:
                 return None

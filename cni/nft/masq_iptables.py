@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from cni.nft.masq import MULTICAST
+from cni.spec.owner import hashed_network
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -30,7 +31,7 @@ CHAIN = re.compile(r"CNI-[0-9a-f]{24}")
 _COMMENT_MAX = 255
 
 _RULE = re.compile(r"-A (\S+) (?:(! )?-([sd]) (\S+) )?(?:-m comment --comment (?:\"((?:[^\"\\]|\\.)*)\"|(\S+)) )?-j (\S+)")
-_NAMED = re.compile(r'name: "([^"]*)" id: "([^"]*)"')
+_NAMED = re.compile(r'name: "([^"]*)" id: ')
 
 
 class Jump(msgspec.Struct, frozen=True):
@@ -43,7 +44,7 @@ class Jump(msgspec.Struct, frozen=True):
 
 class NatChain(msgspec.Struct, frozen=True, kw_only=True):
     """One attachment's chain in one family. ``parent`` is the chain that leads there, ``legacy`` the variant it was found in;
-    names are empty where not readable.
+    ``network`` is as the comments tell it, empty where they cannot be read.
     """
 
     v6: bool
@@ -54,7 +55,6 @@ class NatChain(msgspec.Struct, frozen=True, kw_only=True):
     masquerades: bool = False
     jumps: tuple[Jump, ...] = ()
     network: str = ""
-    container_id: str = ""
 
 
 def chain_name(network: str, container_id: str) -> str:
@@ -62,9 +62,17 @@ def chain_name(network: str, container_id: str) -> str:
     return PREFIX + sha512((network + container_id).encode()).hexdigest()[:24]
 
 
-def comment(network: str, container_id: str) -> str:
-    """The comment of every rule. Go's %q quotes both; neither may contain a character that would need an escape."""
-    return f'name: "{network}" id: "{container_id}"'[:_COMMENT_MAX]
+def comment(network: str, container_id: str, what: str = "") -> str:
+    """The comment of every rule. Go's %q quotes both; neither may contain a character that would need an escape. What is too
+    long of a container's id is cut, for the chain's name tells whose it is; a network's name is hashed.
+    """
+    told = [f'{what}name: "{name}" id: ' for name in (network, hashed_network(network))]
+    return (next(part for part in told if len(part) <= _COMMENT_MAX) + f'"{container_id}"')[:_COMMENT_MAX]
+
+
+def comment_match(network: str, container_id: str, what: str = "") -> str:
+    """The comment as a rule has it."""
+    return '-m comment --comment "' + comment(network, container_id, what).replace('"', '\\"') + '"'
 
 
 def setup(network: str, container_id: str, addresses: Iterable[Cidr], v6: bool, accepts: Iterable[str] = ()) -> str:
@@ -72,7 +80,7 @@ def setup(network: str, container_id: str, addresses: Iterable[Cidr], v6: bool, 
 
     The jumps of the addresses must not be there yet.
     """
-    chain, note = chain_name(network, container_id), _quoted(network, container_id)
+    chain, note = chain_name(network, container_id), comment_match(network, container_id)
     addresses = tuple(addresses)
     inside = dict.fromkeys([*(str(address.network) for address in addresses), *accepts])
     lines = [f":{chain} - [0:0]"]
@@ -84,7 +92,7 @@ def setup(network: str, container_id: str, addresses: Iterable[Cidr], v6: bool, 
 
 def teardown(network: str, container_id: str, addresses: Iterable[Cidr], whole: bool = True) -> str:
     """Take back ``setup``; the chain too if it is ``whole`` ours."""
-    chain, note = chain_name(network, container_id), _quoted(network, container_id)
+    chain, note = chain_name(network, container_id), comment_match(network, container_id)
     lines = [_delete(_jump(chain, address, note)) for address in addresses]
     return _table([*lines, *([f"-F {chain}", f"-X {chain}"] if whole else [])])
 
@@ -111,9 +119,9 @@ def parse_save(text: str, v6: bool, legacy: bool) -> tuple[NatChain, ...]:
         chain = found.get(name)
         if chain is None:
             continue
-        named = _NAMED.fullmatch((quoted or plain or "").replace('\\"', '"'))
+        named = _NAMED.match((quoted or plain or "").replace('\\"', '"'))
         if named is not None:
-            chain = msgspec.structs.replace(chain, network=named.group(1), container_id=named.group(2))
+            chain = msgspec.structs.replace(chain, network=named.group(1))
         if where == POSTROUTING:
             jump = Jump(_bare(address) if side == "s" and not inverted else "", line=line)
             chain = msgspec.structs.replace(chain, jumps=(*chain.jumps, jump))
@@ -131,10 +139,6 @@ def _jump(chain: str, address: Cidr, note: str) -> str:
 
 def _delete(line: str) -> str:
     return line.replace("-A ", "-D ", 1)
-
-
-def _quoted(network: str, container_id: str) -> str:
-    return '-m comment --comment "' + comment(network, container_id).replace('"', '\\"') + '"'
 
 
 def _table(lines: list[str]) -> str:

@@ -196,7 +196,8 @@ def gc(network: str, keep: frozenset[Owner], facts: Facts) -> Plan:
         plan += _forget(seen.owners[address], address, subnets)
     if facts.table is not None:
         plan += _sweep(seen, gone)
-    stale = reference.stale_chains(facts.chains, network, keep)
+    names = (masq_iptables.chain_name(network, owner.container_id) for owner in keep)
+    stale = reference.stale_chains(facts.chains, network, names)
     plan += [step for chain in stale if (step := reference.remove_chain(chain)) is not None]
     return plan + reference.remove_masq_rules(reference.stale_masq_rules(facts.masq_rules, network, keep))
 

@@ -28,7 +28,20 @@ Seen = TypeVar("Seen")
 TRIES = 6
 
 
-class RunNft(msgspec.Struct, frozen=True, kw_only=True):
+class Op(msgspec.Struct, frozen=True, kw_only=True):
+    """A step of a plan that is text for a door; ``what`` is the step in words. ``shared`` says that it makes or changes what
+    other attachments use too.
+    """
+
+    what: str
+    shared: bool = False
+
+    def describe(self) -> str:
+        """The operation in words."""
+        return self.what
+
+
+class RunNft(Op, frozen=True, kw_only=True):
     """Run one nftables transaction.
 
     ``undo`` takes it back, empty where that is not wanted. ``exists`` and ``missing`` are for other states of affairs: what
@@ -38,23 +51,17 @@ class RunNft(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     text: str
-    what: str
     undo: str = ""
     exists: str = ""
     missing: str = ""
     yields: bool = False
-    shared: bool = False
-
-    def describe(self) -> str:
-        """The operation in words."""
-        return self.what
 
     def inverse(self) -> RunNft | None:
         """The operation that takes this one back."""
         return RunNft(text=self.undo, what=f"undo: {self.what}", yields=True) if self.undo else None
 
 
-class Sweep(msgspec.Struct, frozen=True, kw_only=True):
+class Sweep(Op, frozen=True, kw_only=True):
     """Remove the parts of a table of ours in which nothing is left, unless something is added meanwhile.
 
     Three steps, so that what was seen is what is removed: ``begin`` puts a token into the table that every addition takes
@@ -63,53 +70,44 @@ class Sweep(msgspec.Struct, frozen=True, kw_only=True):
     away. ``idle`` says of a listing whether there is anything to do at all; without it there always is.
     """
 
-    what: str
     begin: Callable[[int], str]
     listing: str
     also: tuple[str, ...] = ()
     idle: Callable[[list[dict[str, Any]]], bool] | None = None
     end: Callable[[list[dict[str, Any]], int], str]
-    shared: bool = False
-
-    def describe(self) -> str:
-        """The operation in words."""
-        return self.what
 
     def inverse(self) -> None:
         """What is empty is made again by who needs it."""
 
 
-class Settle(msgspec.Struct, frozen=True, kw_only=True):
+class Settle(Op, frozen=True, kw_only=True):
     """Run one nftables transaction, and where things are not as it expects, one that fits what is there.
 
     ``listing`` is asked then, and ``answer`` decides, given what it told and a function that says whether a link that an
     element names as its witness (see ``witness``) is still there. An empty text means that nothing is left to do.
     ``text`` may be empty: then it looks first. ``undo`` and ``undo_answer`` take it back in the same way. ``insists`` says that
     it looks also where nft does not take ``text`` at all. ``after`` tells of what was listed what is to be done besides.
+    ``before`` is given what was listed last, for ``undo_answer``; then ``undo`` does not fit.
     """
 
     text: str
     listing: str
     answer: Callable[[list[dict[str, Any]], Callable[[str], bool]], str]
-    what: str
     undo: str = ""
     undo_answer: Callable[[list[dict[str, Any]], Callable[[str], bool]], str] | None = None
+    before: list[dict[str, Any]] = []
     insists: bool = False
     after: Callable[[list[dict[str, Any]]], list[ForgetFlows]] | None = None
-    shared: bool = False
-
-    def describe(self) -> str:
-        """The operation in words."""
-        return self.what
 
     def inverse(self) -> Settle | None:
         """The operation that takes this one back."""
         if self.undo_answer is None:
             return None
-        return Settle(text=self.undo, listing=self.listing, answer=self.undo_answer, what=f"undo: {self.what}")
+        text = "" if self.before else self.undo
+        return Settle(text=text, listing=self.listing, answer=self.undo_answer, what=f"undo: {self.what}")
 
 
-class RunIptables(msgspec.Struct, frozen=True, kw_only=True):
+class RunIptables(Op, frozen=True, kw_only=True):
     """Run one ``iptables-restore --noflush`` of a family; ``legacy`` asks for the variant of the old kernel interface.
 
     ``exists`` is what is left to do when the text fails because a chain that it makes is there by now; empty for nothing.
@@ -118,16 +116,10 @@ class RunIptables(msgspec.Struct, frozen=True, kw_only=True):
 
     v6: bool
     text: str
-    what: str
     undo: str = ""
     exists: str | None = None
     yields: bool = False
     legacy: bool = False
-    shared: bool = False
-
-    def describe(self) -> str:
-        """The operation in words."""
-        return self.what
 
     def inverse(self) -> RunIptables | None:
         """The operation that takes this one back."""
@@ -136,22 +128,18 @@ class RunIptables(msgspec.Struct, frozen=True, kw_only=True):
         return RunIptables(v6=self.v6, text=self.undo, what=f"undo: {self.what}", legacy=self.legacy)
 
 
-class SettleIptables(msgspec.Struct, frozen=True, kw_only=True):
+class SettleIptables(Op, frozen=True, kw_only=True):
     """Run one ``iptables-restore --noflush`` of a family, and where that fails the one that fits what is there by then.
 
     ``answer`` makes it of what ``iptables-save`` tells, and ``undo_answer`` what takes it back, empty where nothing is left.
+    ``before`` is given what was told last, for ``undo_answer``.
     """
 
     v6: bool
     text: str
     answer: Callable[[str], str]
-    what: str
     undo_answer: Callable[[str], str] | None = None
-    shared: bool = False
-
-    def describe(self) -> str:
-        """The operation in words."""
-        return self.what
+    before: list[str] = []
 
     def inverse(self) -> SettleIptables | None:
         """The operation that takes this one back."""
@@ -297,6 +285,7 @@ def apply_settle(op: Settle, nft: Nft, alive: Callable[[str], bool]) -> list[For
                 raise
             last = error
         listing = nft.query(op.listing)
+        op.before[:] = listing
         text = op.answer(listing, alive)
         besides = op.after(listing) if op.after is not None else []
         if not text:
@@ -305,16 +294,26 @@ def apply_settle(op: Settle, nft: Nft, alive: Callable[[str], bool]) -> list[For
 
 
 def apply_settle_iptables(op: SettleIptables, iptables: Iptables) -> None:
-    """Run the operation; IptablesError with the program's own text when it fails, or the second try does."""
-    from cni.nft.iptables import ChainExists
+    """Run the operation; IptablesError with the program's own text when it fails though nothing has changed meanwhile, TryAgain
+    when others keep changing the same thing.
+    """
+    from cni.nft.iptables import IptablesError
 
-    if op.text:
-        try:
-            return iptables.restore(op.v6, op.text, op.what)
-        except ChainExists:
-            pass  # another call made what both need
-    text = op.answer(iptables.save(op.v6))
-    return iptables.restore(op.v6, text, op.what) if text else None
+    text = op.text
+    for _ in range(TRIES):
+        if text:
+            try:
+                return iptables.restore(op.v6, text, op.what)
+            except IptablesError as error:
+                last = error
+        saved = iptables.save(op.v6)
+        op.before[:] = [saved]
+        former, text = text, op.answer(saved)
+        if not text:
+            return None
+        if text == former:
+            raise last
+    raise TryAgain(f"{op.what}: another call keeps changing the same rules", last.details)
 
 
 def witness(name: str, index: int) -> str:

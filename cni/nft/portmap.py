@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from cni.nft import masq, ports, ports_iptables, reference
+from cni.nft import masq, ports, ports_iptables, ports_rules, reference
 from cni.nft.masq_iptables import NatChain
 from cni.nft.ops import ForgetFlows, RunIptables, RunNft, Settle, SettleIptables, Sweep
 from cni.nft.ports import TABLE, Published, Table
@@ -71,26 +71,31 @@ def plan_add(
     """
     if backend == "iptables":
         plan: Plan = []
+        names = owner.network, owner.container_id
         for v6 in _families(wanted):
-            setup = partial(ports_iptables.setup, owner.network, owner.container_id, wanted, tuple(conditions[v6]), marking, v6)
+            saved = [facts.saved[v6]]
+            setup = partial(ports_iptables.setup, *names, wanted, tuple(conditions[v6]), marking, v6)
             plan.append(
                 SettleIptables(
                     v6=v6,
-                    text=setup(facts.saved[v6]),
+                    text=setup(saved[0]),
                     answer=setup,
-                    undo_answer=partial(ports_iptables.teardown, owner.network, owner.container_id),
+                    undo_answer=partial(ports_iptables.put_back, *names, saved),
+                    before=saved,
                     what=f"publish {_numbers(wanted)} by iptables chain {_chain(owner)}",
                 )
             )
     else:
         label = masq.tag(owner)
+        listed: list[dict[str, Any]] = []
         plan = [
             Settle(
                 text=ports.claim(label, wanted) if facts.intact else "",
                 listing=ports.LISTING,
                 answer=partial(ports.take, label, wanted),
                 undo=ports.remove(label, wanted),
-                undo_answer=_forgetting(label),
+                undo_answer=lambda listing, alive: ports.put_back(label, listed, listing),
+                before=listed,
                 after=partial(_flows_of_others, label, wanted),
                 what=f"publish {_numbers(wanted)}",
             )
@@ -143,16 +148,15 @@ def plan_gc(host: RuleReaders, network: str, keep: frozenset[Owner], there: Call
         end = partial(ports.end_sweep, there=there)
         what = f"remove what is empty in nftables table {TABLE}"
         plan.append(Sweep(what=what, begin=ports.begin_sweep, listing=ports.LISTING, end=end))
-    alive = {owner.container_id for owner in keep}
     chains = reference.look_all(host, ports_iptables.CHAIN, ports_iptables.parse_save)
-    stale = [chain for chain in chains if chain.network == network and chain.container_id not in alive]
+    stale = reference.stale_chains(chains, network, map(_chain, keep))
     return plan + [step for chain in stale if (step := reference.remove_chain(chain)) is not None]
 
 
 def _look_intact(host: RuleReaders, wanted: Published, lately: bool = False) -> bool:
     return all(
-        ports.intact(name, wanted.conditions, host.nft.chain(f"inet {TABLE} {name}", lately))
-        for name in ports.chains(wanted.conditions)
+        ports_rules.intact(name, wanted.conditions, host.nft.chain(f"inet {TABLE} {name}", lately))
+        for name in ports_rules.chains(wanted.conditions)
     )
 
 
@@ -231,7 +235,7 @@ def _problems(owner: Owner, wanted: Published, facts: Facts) -> list[str]:
     ]
     problems += [f"{port} goes to another attachment, {seen.claims[port]}" for port in ahead]
     if wanted.interface and wanted.interface not in seen.localnet:
-        problems.append(f"{wanted.interface} takes packets for {ports.LOCAL}, and nothing drops what pods send there")
+        problems.append(f"{wanted.interface} takes packets for {ports_rules.LOCAL}, and nothing drops what pods send there")
     return problems + [line for pod in wanted.pods if wanted.snat for line in _unanswered(pod, wanted, seen)]
 
 

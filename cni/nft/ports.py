@@ -39,7 +39,8 @@ import msgspec
 from cni.nft.listing import bodies, entries
 from cni.nft.masq import SWEEPS, mark
 from cni.nft.ops import witnessed
-from cni.spec.addresses import Cidr, Ip, is_v6, parse_ip
+from cni.nft.ports_rules import Conditions, chains
+from cni.spec.addresses import Cidr, Ip, is_v6, parse_cidr, parse_ip
 from cni.spec.errors import CNIError
 
 if TYPE_CHECKING:
@@ -51,14 +52,8 @@ _T = f"inet {TABLE}"
 LISTING = f"list table {_T}"
 
 ANYWHERE: dict[bool, Ip] = {False: parse_ip("0.0.0.0"), True: parse_ip("::")}
-LOCAL = "127.0.0.0/8"
-_LOCAL_TOLD = {"prefix": {"addr": "127.0.0.0", "len": 8}}
-
-# Ports at one address go before those at any.
-_LOOKUPS = (("hosts", True), ("ports", False))
 
 _ADDRESS = {False: "ipv4_addr", True: "ipv6_addr"}
-_IP = {False: "ip", True: "ip6"}
 _V = {False: "4", True: "6"}
 _FAMILIES = (False, True)
 
@@ -87,28 +82,6 @@ class Mapping(msgspec.Struct, frozen=True):
     port: Port
     pod: Ip
     pod_port: int
-
-
-class Conditions(msgspec.Struct, frozen=True):
-    """Further matches, in nft's language, of what is led to pods; by family."""
-
-    v4: str = ""
-    v6: str = ""
-
-    @property
-    def suffix(self) -> str:
-        """What distinguishes the names of chains and maps."""
-        return "_" + sha256(f"{self.v4}\n{self.v6}".encode()).hexdigest()[:8] if self.v4 or self.v6 else ""
-
-
-class Rule(msgspec.Struct, frozen=True):
-    """A rule or a part of one: in nft's words, and as nft's JSON tells it. ``open`` says that there are conditions in it, of
-    which ``told`` says nothing.
-    """
-
-    words: str
-    told: list[Any]
-    open: bool = False
 
 
 class Published(msgspec.Struct, frozen=True, kw_only=True):
@@ -145,12 +118,12 @@ class Lead(msgspec.Struct, frozen=True):
 
 
 class Table(msgspec.Struct, frozen=True, kw_only=True):
-    """The whole table as it was seen. Owners are told by their labels."""
+    """The whole table as it was seen. Owners are told by their labels, in ``owners`` with the number for what they have."""
 
     claims: dict[Port, str] = {}
     leads: dict[Port, tuple[Lead, ...]] = {}
     pods: dict[Ip, str] = {}
-    owners: tuple[str, ...] = ()
+    owners: dict[str, int] = {}
     sets: dict[str, frozenset[Ip]] = {}
     subnets: dict[Ip, str] = {}
     near: tuple[Any, ...] = ()
@@ -160,9 +133,10 @@ class Table(msgspec.Struct, frozen=True, kw_only=True):
 
 def claim(label: str, wanted: Published) -> str:
     """Publish; only the elements. Fails as NotFound where the rest of the table is not there, as Exists when another owner has
-    one of the ports or addresses.
+    one of the ports or addresses, or this one has any.
     """
-    return "\n".join([f"flush set {_T} {SWEEPS}", *_subnets(wanted), *_elements(label, wanted), ""])
+    owner = f"create element {_owner_of(label, wanted.content)}"
+    return "\n".join([f"flush set {_T} {SWEEPS}", owner, *_subnets(wanted), *_elements(label, wanted), ""])
 
 
 def remove(label: str, wanted: Published) -> str:
@@ -212,7 +186,30 @@ def take(label: str, wanted: Published, listing: list[dict[str, Any]], alive: Ca
     text = "".join(forget(gone, seen) for gone in sorted(out)) + skeleton(wanted.conditions)
     text += "".join(f"delete element {_near_set(other)} {{ {other} . {other} }}\n" for other in covered)
     lines = [line for line in _subnets(wanted) if not any(str(other) in line for other in _near(wanted) if other not in near)]
-    return text + "\n".join([*lines, *_elements(label, wanted), ""])
+    owner = f"add element {_owner_of(label, wanted.content)}"
+    return text + "\n".join([owner, *lines, *_elements(label, wanted), ""])
+
+
+def put_back(label: str, before: list[dict[str, Any]], listing: list[dict[str, Any]]) -> str:
+    """Have the owner what it had in an earlier listing, and nothing else."""
+    seen = parse_table(before)
+    text = forget(label, parse_table(listing))
+    if label not in seen.owners:
+        return text
+    found = {port: seen.leads[port][0] for port, holder in seen.claims.items() if holder == label and port in seen.leads}
+    pods = [pod for pod, holder in seen.pods.items() if holder == label]
+    links = {witnessed(lead.witness)[1] for lead in found.values()}.intersection(seen.localnet)
+    wanted = Published(
+        mappings=tuple(Mapping(port, lead.pod, lead.pod_port) for port, lead in found.items()),
+        pods=tuple(_in_subnet(pod, seen.subnets.get(pod, "")) for pod in pods),
+        snat=any(pod in addresses for pod in pods for addresses in seen.sets.values()),
+        masq_all=any(pod in seen.sets[name] for pod in pods for name in ("any4", "any6")),
+        interface=next(iter(links), ""),
+        witness=next((lead.witness for lead in found.values()), ""),
+    )
+    owner = f"add element {_owner_of(label, seen.owners[label])}"
+    suffix = next((lead.suffix for lead in found.values()), "")
+    return text + "\n".join([f"flush set {_T} {SWEEPS}", owner, *_elements(label, wanted, suffix), ""])
 
 
 def forget(label: str, seen: Table) -> str:
@@ -249,61 +246,17 @@ def skeleton(conditions: Conditions) -> str:
     return "\n".join([*lines, ""])
 
 
-def chains(conditions: Conditions) -> dict[str, tuple[str, list[Rule]]]:
-    """The chains that ports with these conditions need: hook and rules. A chain that is jumped to comes first."""
-    suffix = conditions.suffix
-    lookups = [_dnat(v6, name + _V[v6] + suffix, joined) for v6 in _FAMILIES for name, joined in _LOOKUPS]
-    leads = [_jump(v6, conditions.v6 if v6 else conditions.v4, f"ports{suffix}") for v6 in _FAMILIES]
-    local = Rule(f"ip saddr {LOCAL}", _match(_field(False, "saddr"), _LOCAL_TOLD))
-    pods = [_masquerade(local, _in(False, ["daddr"], "snat4"))]
-    for v6 in _FAMILIES:
-        v = _V[v6]
-        pods += [
-            _masquerade(_in(v6, ["daddr"], f"any{v}")),
-            _masquerade(_in(v6, ["saddr", "daddr"], f"near{v}"), _in(v6, ["daddr"], f"snat{v}")),
-            _masquerade(_in(v6, ["saddr", "daddr"], f"self{v}")),
-        ]
-    martians = [Rule(f"ip {field} {LOCAL}", _match(_field(False, field), _LOCAL_TOLD)) for field in ("daddr", "saddr")]
-    interface = Rule("iifname @localnet", _match({"meta": {"key": "iifname"}}, "@localnet"))
-    return {
-        f"ports{suffix}": ("", lookups),
-        f"prerouting{suffix}": ("type nat hook prerouting priority -100; policy accept;", leads),
-        f"output{suffix}": ("type nat hook output priority -100; policy accept;", leads),
-        "postrouting": ("type nat hook postrouting priority 100; policy accept;", pods),
-        "guard": (
-            "type filter hook prerouting priority -300; policy accept;",
-            [_joined(interface, martian, Rule("drop", [{"drop": None}])) for martian in martians],
-        ),
-    }
-
-
-def intact(name: str, conditions: Conditions, objects: list[dict[str, Any]]) -> bool:
-    """Whether a chain is hooked where it should be and has exactly the rules of ``chains``. What nft tells of conditions it was
-    given in other words, so of rules that have some the end is compared.
-    """
-    hook, rules = chains(conditions)[name]
-    body: dict[str, Any] = next(bodies(objects, "chain"), {})
-    hooked = f"type {body['type']} hook {body['hook']} " if "hook" in body else ""
-    told = [_comparable(rule["expr"]) for rule in bodies(objects, "rule")]
-    if not objects or not hook.startswith(hooked) or bool(hook) != bool(hooked) or len(told) != len(rules):
-        return False
-    return all(
-        (expressions[-2:] == rule.told[-2:] if rule.open else expressions == rule.told)
-        for expressions, rule in zip(told, rules, strict=True)
-    )
-
-
 def parse_table(objects: list[dict[str, Any]]) -> Table:
     """The table from ``list table inet podwire_portmap``."""
     claims: dict[Port, str] = {}
     pods: dict[Ip, str] = {}
     leads: dict[Port, list[Lead]] = {}
     suffixes: list[str] = []
-    owners: list[str] = []
+    owners: dict[str, int] = {}
     for body in bodies(objects, "map"):
         kind, v, suffix = _name_of(body["name"])
         if body["name"] == "owners":
-            owners += [comment for _, comment, _ in entries(body)]
+            owners |= {comment: int(content) for _, comment, content in entries(body)}
         elif kind == "claims":
             claims |= {_port(*key): comment for key, comment, _ in entries(body)}
         elif kind == "pods":
@@ -319,7 +272,7 @@ def parse_table(objects: list[dict[str, Any]]) -> Table:
         claims=claims,
         leads={port: tuple(found) for port, found in leads.items()},
         pods=pods,
-        owners=tuple(owners),
+        owners=owners,
         subnets={ip_address(key): comment for key, comment, _ in snat if comment},
         sets={name + v: frozenset(map(ip_address, sets.get(name + v, ()))) for name in _OF_PODS for v in _V.values()}
         | {"self" + v: frozenset(ip_address(key[0]) for key in sets.get("self" + v, ())) for v in _V.values()},
@@ -370,10 +323,9 @@ def close(interface: str) -> str:
     return f"add element {element}\ndelete element {element}\n"
 
 
-def _elements(label: str, wanted: Published) -> list[str]:
-    owner, suffix = f"{mark(label):#010x}", wanted.conditions.suffix
-    lines = [f'add element {_T} owners {{ {_owner(label)} comment "{label}" : {wanted.content:#010x} }}']
-    lines += [f'add element {_T} localnet {{ "{wanted.interface}" }}'] if wanted.interface else []
+def _elements(label: str, wanted: Published, suffix: str | None = None) -> list[str]:
+    owner, suffix = f"{mark(label):#010x}", wanted.conditions.suffix if suffix is None else suffix
+    lines = [f'add element {_T} localnet {{ "{wanted.interface}" }}'] if wanted.interface else []
     for pod in wanted.pods:
         v = _V[is_v6(pod)]
         lines.append(f'add element {_T} pods{v} {{ {pod.ip} comment "{label}" : {owner} }}')
@@ -411,6 +363,10 @@ def _alone(pod: Cidr) -> bool:
     return pod.network.prefixlen in (0, pod.max_prefixlen)
 
 
+def _in_subnet(pod: Ip, subnet: str) -> Cidr:
+    return parse_cidr(f"{pod}/{subnet.partition('/')[2] or pod.max_prefixlen}")
+
+
 def contains(network: Any, other: Any) -> bool:
     """Whether a range is within another."""
     return bool(network.version == other.version and other.subnet_of(network))
@@ -436,6 +392,11 @@ def _owner(label: str) -> str:
     """The owner of a label as a key; 64 bits, so that no two of them are ever the same."""
     digest = sha256(label.encode()).hexdigest()
     return f"0x{digest[:8]} . 0x{digest[8:16]}"
+
+
+def _owner_of(label: str, content: int) -> str:
+    """The element of an owner with the number for all that it has."""
+    return f'{_T} owners {{ {_owner(label)} comment "{label}" : {content:#010x} }}'
 
 
 def _forget_owner(label: str, content: int) -> str:
@@ -484,59 +445,3 @@ def _name_of(name: str) -> tuple[str, str, str]:
 def _port(host: Any, protocol: Any, number: Any) -> Port:
     known = _PROTOCOL.get(int(protocol)) if str(protocol).isdecimal() else str(protocol)
     return Port(ip_address(host) if isinstance(host, str) else host, known or str(protocol), int(number))
-
-
-def _match(left: Any, right: Any, op: str = "==") -> list[Any]:
-    return [{"match": {"op": op, "left": left, "right": right}}]
-
-
-def _field(v6: bool, name: str) -> dict[str, Any]:
-    return {"payload": {"protocol": _IP[v6], "field": name}}
-
-
-def _in(v6: bool, fields: list[str], name: str) -> Rule:
-    """Whether addresses of a packet are in a set."""
-    told = [_field(v6, field) for field in fields]
-    left = told[0] if len(told) == 1 else {"concat": told}
-    return Rule(" . ".join(f"{_IP[v6]} {field}" for field in fields) + f" @{name}", _match(left, f"@{name}"))
-
-
-def _dnat(v6: bool, name: str, at_one: bool) -> Rule:
-    """Look up where a packet is led to: by protocol and port, and by address, too, if the map has ports of one address."""
-    key = [{"meta": {"key": "l4proto"}}, {"payload": {"protocol": "th", "field": "dport"}}]
-    words = "meta l4proto . th dport"
-    if at_one:
-        key, words = [_field(v6, "daddr"), *key], f"{_IP[v6]} daddr . {words}"
-    told = {"dnat": {"family": _IP[v6], "addr": {"map": {"key": {"concat": key}, "data": f"@{name}"}}}}
-    return Rule(f"dnat {_IP[v6]} to {words} map @{name}", [told])
-
-
-def _jump(v6: bool, conditions: str, chain: str) -> Rule:
-    """Lead what is for an address of the host to the lookups, if the conditions hold."""
-    family = "ipv6" if v6 else "ipv4"
-    told = [*_match({"meta": {"key": "nfproto"}}, family), *_match({"fib": {"result": "type", "flags": "daddr"}}, "local")]
-    words = [f"meta nfproto {family}", conditions, f"fib daddr type local jump {chain}"]
-    return Rule(" ".join(filter(None, words)), [*told, {"jump": {"target": chain}}], bool(conditions))
-
-
-def _masquerade(*matches: Rule) -> Rule:
-    """Masquerade a connection that was led elsewhere."""
-    led = Rule("ct status dnat", _match({"ct": {"key": "status"}}, "dnat", "in"))
-    return _joined(led, *matches, Rule("masquerade", [{"masquerade": None}]))
-
-
-def _joined(*parts: Rule) -> Rule:
-    return Rule(" ".join(part.words for part in parts), [told for part in parts for told in part.told])
-
-
-def _comparable(expressions: list[Any]) -> list[Any]:
-    """What nft tells of a rule, in one form: versions differ in whether a list of one is a list."""
-    return [_plain(expression) for expression in expressions]
-
-
-def _plain(told: Any) -> Any:
-    if isinstance(told, dict):
-        return {key: _plain(value) for key, value in told.items()}
-    if isinstance(told, list):
-        return _plain(told[0]) if len(told) == 1 else [_plain(part) for part in told]
-    return told

@@ -4,7 +4,8 @@ One chain an attachment and family, ``CNI-DN-`` and a hash of network and contai
 ``CNI-HOSTPORT-DNAT`` leads to for at most 15 ports a rule. A packet that needs masquerade is marked there, and POSTROUTING
 masquerades what has the mark. The attachment's chain is emptied before it is filled: the reference appends to what an earlier
 ADD left, and traffic goes on to the dead address (containerlab#472). Texts are for ``iptables-restore --noflush``; what several
-attachments share is made with ``-N``, which fails where another call was faster, and is then decided anew.
+attachments share is made with ``-N``, which fails where another call was faster, and is then decided anew. The nft variant does
+not fail where that was between its look and its commit, and the rules are there twice: the next ADD leaves one.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from cni.nft import masq_iptables
 from cni.nft.masq_iptables import Jump, NatChain
 from cni.nft.ports import ANYWHERE
 from cni.spec.addresses import is_v6
@@ -31,10 +33,7 @@ CHAIN = re.compile(PREFIX + "[0-9a-f]{21}")
 # What xt_multiport takes in one rule.
 _PORTS_MAX = 15
 
-# xt_comment keeps 256 bytes with the closing NUL; the reference cuts to 255 and says so.
-_COMMENT_MAX = 255
-
-_NAMED = re.compile(r'dnat name: \\"([^"\\]*)\\" id: \\"([^"\\]*)\\"')
+_NAMED = re.compile(r'dnat name: \\"([^"\\]*)\\" id: ')
 
 
 class Marking(msgspec.Struct, frozen=True):
@@ -60,6 +59,7 @@ def setup(
     """Publish the ports of one family, given what ``iptables-save -t nat`` tells."""
     chain, there = chain_name(network, container_id), saved.splitlines()
     lines = [f"-N {name}" for name in (DNAT, *_of_masquerade(wanted, marking)) if not _has_chain(name, there)]
+    lines += _once(there)
     if DNAT not in _targets("PREROUTING", there):
         lines.append(f"-A PREROUTING -m addrtype --dst-type LOCAL -j {DNAT}")
     if DNAT not in _targets("OUTPUT", there):
@@ -75,7 +75,7 @@ def setup(
         if MASQUERADE not in _targets("POSTROUTING", there):
             words = '-m comment --comment "CNI portfwd requiring masquerade"'
             lines.append(f"-I POSTROUTING 1 {words} -j {MASQUERADE}")
-    lines += [_delete(line) for line in there if line.startswith(f"-A {DNAT} ") and line.endswith(f" -j {chain}")]
+    lines += map(_delete, _ways(chain, there))
     lines.append(f":{chain} - [0:0]")
     mine = [mapping for mapping in wanted.mappings if is_v6(mapping.pod) is v6]
     lines += [rule for mapping in mine for rule in _rules(chain, mapping, wanted, marking, v6)]
@@ -87,8 +87,17 @@ def teardown(network: str, container_id: str, saved: str) -> str:
     chain, there = chain_name(network, container_id), saved.splitlines()
     if not _has_chain(chain, there):
         return ""
-    lines = [_delete(line) for line in there if line.startswith(f"-A {DNAT} ") and line.endswith(f" -j {chain}")]
-    return _table([*lines, f"-F {chain}", f"-X {chain}"])
+    return _table([*map(_delete, _ways(chain, there)), f"-F {chain}", f"-X {chain}"])
+
+
+def put_back(network: str, container_id: str, before: list[str], saved: str) -> str:
+    """Have the attachment's chain what it had by the last of ``before``; empty when it is as it was: not there."""
+    chain, then = chain_name(network, container_id), before[-1].splitlines()
+    if not _has_chain(chain, then):
+        return teardown(network, container_id, saved)
+    jumps, former = (_ways(chain, lines) for lines in (saved.splitlines(), then))
+    rules = [line for line in then if line.startswith(f"-A {chain} ")]
+    return _table([*map(_delete, jumps), f":{chain} - [0:0]", *rules, *former])
 
 
 def problems(network: str, container_id: str, wanted: Published, marking: Marking, v6: bool, saved: str) -> list[str]:
@@ -102,7 +111,7 @@ def problems(network: str, container_id: str, wanted: Published, marking: Markin
         for line in there
         if (found := _LED.match(line)) is not None and found["chain"] == chain
     }
-    ways = [line for line in there if line.startswith(f"-A {DNAT} ") and line.endswith(f" -j {chain}")]
+    ways = _ways(chain, there)
     reached = all(DNAT in _targets(base, there) for base in ("PREROUTING", "OUTPUT"))
     told = [
         f"{mapping.port} does not lead to {mapping.pod} port {mapping.pod_port} in iptables chain {chain}"
@@ -128,10 +137,10 @@ def parse_save(text: str, v6: bool, legacy: bool) -> tuple[NatChain, ...]:
         name = line[1:].split(" ")[0]
         if not line.startswith(":" + PREFIX) or not CHAIN.fullmatch(name):
             continue
-        jumps = [line for line in there if line.startswith(f"-A {DNAT} ") and line.endswith(f" -j {name}")]
+        jumps = _ways(name, there)
         named = next((match for jump in jumps if (match := _NAMED.search(jump)) is not None), None)
-        network, container_id = (named[1], named[2]) if named is not None else ("", "")
-        chain = NatChain(v6=v6, legacy=legacy, name=name, parent=DNAT, network=network, container_id=container_id)
+        network = named[1] if named is not None else ""
+        chain = NatChain(v6=v6, legacy=legacy, name=name, parent=DNAT, network=network)
         found.append(msgspec.structs.replace(chain, jumps=tuple(Jump("", line=jump) for jump in jumps)))
     return tuple(found)
 
@@ -163,9 +172,7 @@ def _entries(
     by_protocol: dict[str, list[int]] = {}
     for mapping in mappings:
         by_protocol.setdefault(mapping.port.protocol, []).append(mapping.port.number)
-    note = f'dnat name: "{network}" id: "{container_id}"'
-    note = note if len(note) <= _COMMENT_MAX else note[: _COMMENT_MAX - 3] + "..."
-    quoted = '-m comment --comment "' + note.replace('"', '\\"') + '"'
+    quoted = masq_iptables.comment_match(network, container_id, "dnat ")
     lines = []
     for protocol, ports in sorted(by_protocol.items()):
         numbers = list(dict.fromkeys(ports))
@@ -203,6 +210,22 @@ def _has_chain(name: str, there: Iterable[str]) -> bool:
 def _targets(chain: str, there: Iterable[str]) -> set[str]:
     """Where the rules of a chain lead."""
     return {line.rpartition(" -j ")[2].split(" ")[0] for line in there if line.startswith(f"-A {chain} ")}
+
+
+def _once(there: list[str]) -> list[str]:
+    """Leave one of each rule that attachments share and that is there several times. Fails where another call has by then."""
+    own, ends = tuple(f"-A {chain} " for chain in (SETMARK, MASQUERADE)), (f" -j {DNAT}", f" -j {MASQUERADE}")
+    shared = [line for line in there if line.startswith(own) or line.endswith(ends)]
+    commands = []
+    for line in dict.fromkeys(shared):
+        if (count := shared.count(line)) > 1:
+            commands += [*[_delete(line)] * count, line.replace("-A POSTROUTING", "-I POSTROUTING 1")]
+    return commands
+
+
+def _ways(chain: str, there: Iterable[str]) -> list[str]:
+    """The rules that lead to an attachment's chain."""
+    return [line for line in there if line.startswith(f"-A {DNAT} ") and line.endswith(f" -j {chain}")]
 
 
 def _delete(line: str) -> str:

@@ -19,6 +19,7 @@ from cni.nft import masq_iptables
 from cni.nft.listing import bodies, chain_names, matched, target
 from cni.nft.masq_iptables import CHAIN, POSTROUTING, Jump, NatChain
 from cni.nft.ops import RunIptables, RunNft
+from cni.spec.owner import hashed_network
 
 if TYPE_CHECKING:
     import re
@@ -174,10 +175,10 @@ def remove_spoof(seen: SpoofChains) -> RunNft:
     )
 
 
-def stale_chains(chains: Iterable[NatChain], network: str, keep: Iterable[Owner]) -> list[NatChain]:
-    """The chains whose comments name the network and a container that is not kept. Without comment nobody can tell."""
-    alive = {owner.container_id for owner in keep}
-    return [chain for chain in chains if chain.network == network and chain.container_id not in alive]
+def stale_chains(chains: Iterable[NatChain], network: str, kept: Iterable[str]) -> list[NatChain]:
+    """The chains whose comments name the network, but for those of the names ``kept``. Without comment nobody can tell."""
+    names, alive = (network, hashed_network(network)), set(kept)
+    return [chain for chain in chains if chain.network in names and chain.name not in alive]
 
 
 def stale_masq_rules(rules: Iterable[MasqRule], network: str, keep: Iterable[Owner]) -> list[MasqRule]:

@@ -19,8 +19,9 @@ from msgspec import Meta
 from cni.net.ops import HOST, Plan, SetSysctls
 from cni.nft import portmap
 from cni.nft.ops import Unread, attempt, require, witness
-from cni.nft.ports import ANYWHERE, LOCAL, Conditions, Mapping, Port, Published
+from cni.nft.ports import ANYWHERE, Mapping, Port, Published
 from cni.nft.ports_iptables import Marking
+from cni.nft.ports_rules import LOCAL, Conditions
 from cni.spec.addresses import Cidr, Ip, is_v6
 from cni.spec.conf import NetConf, read
 from cni.spec.errors import ConfigError

@@ -12,7 +12,18 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from cni.nft.apply import Nft
 from cni.nft.iptables import Iptables
-from cni.nft.ops import RunIptables, RunNft, Settle, Sweep, apply_iptables, apply_nft, apply_settle, apply_sweep
+from cni.nft.ops import (
+    RunIptables,
+    RunNft,
+    Settle,
+    SettleIptables,
+    Sweep,
+    apply_iptables,
+    apply_nft,
+    apply_settle,
+    apply_settle_iptables,
+    apply_sweep,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,6 +47,8 @@ class Doors:
                 apply_nft(op, self.nft)
             elif isinstance(op, Settle):
                 apply_settle(op, self.nft, lambda _: True)
+            elif isinstance(op, SettleIptables):
+                apply_settle_iptables(op, self.iptables)
             elif isinstance(op, Sweep):
                 apply_sweep(op, self.nft, int.from_bytes(os.urandom(4), "big"))
             else:

@@ -16,7 +16,8 @@ from cni.nft import elements, forward, masq, ports
 from cni.nft.apply import Exists, NftError, NotFound
 from cni.nft.elements import encode, verdict
 from cni.nft.nfnetlink import Nfnetlink
-from cni.nft.ports import ANYWHERE, Conditions, Mapping, Port, Published
+from cni.nft.ports import ANYWHERE, Mapping, Port, Published
+from cni.nft.ports_rules import Conditions
 from tests.contract.nft_node import Doors, inside
 from tests.harness.node import Node
 

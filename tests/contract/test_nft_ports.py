@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from cni.nft import ports
+from cni.nft import ports, ports_rules
 from cni.nft.apply import Exists, NotFound
-from cni.nft.ports import ANYWHERE, Conditions, Mapping, Port, Published
+from cni.nft.ports import ANYWHERE, Mapping, Port, Published
+from cni.nft.ports_rules import Conditions
 from cni.spec.errors import CNIError
 from tests.contract.nft_node import inside
 from tests.fakes import FakeNft, Ruleset
@@ -28,6 +29,7 @@ HTTP = Mapping(Port(ANYWHERE[False], "tcp", 8080), V4.ip, 80)
 DNS = Mapping(Port(ip_address("192.0.2.1"), "udp", 53), V4.ip, 5353)
 SIX = Mapping(Port(ANYWHERE[True], "sctp", 9), V6.ip, 9)
 ALL = Published(mappings=(HTTP, DNS, SIX), pods=(V4, V6), interface="cni0", witness="7 veth0")
+MORE = Mapping(Port(ANYWHERE[False], "tcp", 8082), V4.ip, 82)
 OTHER = Published(
     mappings=(Mapping(Port(ANYWHERE[False], "tcp", 8081), ip_address("10.1.0.6"), 80),), pods=(ip_interface("10.1.0.6/24"),)
 )
@@ -63,7 +65,7 @@ def test_the_table_reads_back(told: Any) -> None:
         mapping.port: (mapping.pod, mapping.pod_port, "7 veth0", "") for mapping in ALL.mappings
     }
     assert seen.pods == {V4.ip: ONE, V6.ip: ONE}
-    assert seen.owners == (ONE,)
+    assert seen.owners == {ONE: ALL.content}
     assert seen.subnets == {V4.ip: "10.1.0.0/24", V6.ip: "fd00:1::/64"}
     assert (seen.sets["snat4"], seen.sets["snat6"], seen.sets["any4"]) == ({V4.ip}, {V6.ip}, frozenset())
     assert set(seen.near) == {V4.network, V6.network}
@@ -75,11 +77,11 @@ def test_the_table_reads_back(told: Any) -> None:
 )
 def test_the_rules_are_recognised(told: Any, conditions: Conditions) -> None:
     """As written, also when written twice; not when one is missing, there twice, or somebody else's."""
-    names = list(ports.chains(conditions))
+    names = list(ports_rules.chains(conditions))
 
     def work(nft: Door) -> list[list[bool]]:
         def intact() -> list[bool]:
-            return [ports.intact(name, conditions, nft.chain(f"inet {ports.TABLE} {name}")) for name in names]
+            return [ports_rules.intact(name, conditions, nft.chain(f"inet {ports.TABLE} {name}")) for name in names]
 
         found = [intact()]
         nft.run(ports.skeleton(conditions) * 2)
@@ -101,7 +103,8 @@ def test_elements_alone_need_the_table(told: Any) -> None:
             nft.run(ports.claim(ONE, ALL))
         nft.run(ports.skeleton(Conditions()))
         nft.run(ports.claim(ONE, ALL))
-        nft.run(ports.claim(ONE, ALL))
+        with pytest.raises(Exists):  # who comes again looks at what is there
+            nft.run(ports.claim(ONE, ALL))
         return see(nft)
 
     assert told(work).claims == dict.fromkeys((HTTP.port, DNS.port, SIX.port), ONE)
@@ -141,7 +144,7 @@ def test_other_ports_than_before_do_not_fit(told: Any) -> None:
         return see(nft)
 
     seen = told(work)
-    assert (seen.claims, seen.leads, seen.pods, seen.owners) == ({}, {}, {}, ())
+    assert (seen.claims, seen.leads, seen.pods, seen.owners) == ({}, {}, {}, {})
 
 
 def test_a_container_has_its_port_once(told: Any) -> None:
@@ -220,6 +223,36 @@ def test_forgetting_by_label(told: Any, conditions: Conditions) -> None:
     assert seen.sets["any4"] == frozenset()
 
 
+@pytest.mark.parametrize(
+    "first",
+    [
+        *(ALL, msgspec.structs.replace(ALL, masq_all=True), msgspec.structs.replace(ALL, snat=False, witness="")),
+        msgspec.structs.replace(ALL, pods=(ip_interface("10.1.0.5/32"), V6), conditions=Conditions(v6="ip6 saddr fd00::/8")),
+        msgspec.structs.replace(ALL, interface="veth0", own="veth0"),
+    ],
+)
+def test_putting_back(told: Any, first: Published) -> None:
+    """What an owner had is there again, after whatever it had then; of one that had nothing nothing stays."""
+
+    def work(nft: Door) -> list[ports.Table]:
+        publish(nft, TWO, OTHER)
+        found = []
+        for again in (first, msgspec.structs.replace(ALL, mappings=(MORE, SIX), pods=(V4, V6), interface="")):
+            before = nft.query(ports.LISTING)
+            found.append(ports.parse_table(before))
+            publish(nft, ONE, again)
+            nft.run(ports.put_back(ONE, before, nft.query(ports.LISTING)))
+            found.append(see(nft))
+            publish(nft, ONE, first)
+        return found
+
+    without, after, there, again = (msgspec.structs.replace(seen, near=()) for seen in told(work))
+    assert msgspec.structs.replace(after, localnet=(), suffixes=()) == msgspec.structs.replace(
+        without, localnet=(), suffixes=()
+    )
+    assert again == there
+
+
 def test_the_dead_make_room(told: Any) -> None:
     """All that a dead attachment has, not only what is wanted."""
 
@@ -283,7 +316,7 @@ def test_a_sweep_removes_what_is_of_no_use(told: Any) -> None:
         nft.run(ports.forget(ONE, see(nft)))
         sweep(nft)
         guarded = see(nft)
-        assert (guarded.near, guarded.localnet, guarded.owners) == ((), ("cni0",), ())
+        assert (guarded.near, guarded.localnet, guarded.owners) == ((), ("cni0",), {})
         nft.run(ports.begin_sweep(8))
         text = ports.end_sweep(nft.query(ports.LISTING), 8, lambda _: False)
         publish(nft, ONE, ALL)

@@ -43,26 +43,39 @@ for _ in $(seq 100); do
 done
 """
 
+# For the first process, which stands in the new root. What the kernel tells: of its settings only those of the network
+# namespace may be changed. Then the folder $1, for reading, and devices.
+MOUNTS = """
+kernel_files() {
+    mount -t proc proc proc
+    mount --bind proc/sys proc/sys
+    mount -o remount,ro,bind proc/sys
+    mount -t proc proc tmp
+    mount --bind tmp/sys/net proc/sys/net
+    umount tmp
+    mount -t sysfs -o ro sysfs sys
+}
+files_and_devices() {
+    mkdir -p "./$1"
+    mount --bind -o ro "$1" "./$1"
+    for node in null:3 zero:5 full:7 random:8 urandom:9; do mknod -m 666 "dev/${node%:*}" c 1 "${node#*:}"; done
+    ln -s /proc/self/fd dev/fd
+}
+"""
+
 # The first process of the machine, until it is systemd. Units that a distribution wants would set up hardware and the kernel.
-INSIDE = """
+INSIDE = (
+    MOUNTS
+    + """
 set -e
 mount -t overlay -o lowerdir=/,upperdir=changes,workdir=work overlay root
 cd root
-mount -t proc proc proc
-mount --bind proc/sys proc/sys
-mount -o remount,ro,bind proc/sys
-mount -t proc proc tmp
-mount --bind tmp/sys/net proc/sys/net
-umount tmp
-mount -t sysfs -o ro sysfs sys
+kernel_files
 mount -t cgroup2 cgroup2 sys/fs/cgroup
 mount -t tmpfs -o mode=755 tmpfs run
 mount -t tmpfs -o mode=1777 tmpfs tmp
 mount -t tmpfs -o mode=755 tmpfs dev
-mkdir -p "./$1"
-mount --bind -o ro "$1" "./$1"
-for node in null:3 zero:5 full:7 random:8 urandom:9; do mknod -m 666 "dev/${node%:*}" c 1 "${node#*:}"; done
-ln -s /proc/self/fd dev/fd
+files_and_devices "$1"
 mkdir dev/shm dev/pts run/former
 rm -rf etc/systemd/system etc/cni opt/cni opt/podwire etc/default/podwire-agent var/lib/cni
 rm -rf lib/systemd/system/*.wants lib/systemd/system-generators etc/systemd/system-generators
@@ -76,6 +89,7 @@ hostname booted
 ip link set lo up
 exec env -i container=podwire-test PATH="$PATH" /lib/systemd/systemd --unit=multi-user.target --log-target=journal
 """
+)
 
 
 class Booted:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.harness import observe
-from tests.netns.conftest import BACKENDS, DUAL, V4, bridge
+from tests.netns.conftest import BACKENDS, DUAL, V4, bridge, damaged
 
 if TYPE_CHECKING:
-    from tests.netns.conftest import Lab
+    from tests.netns.conftest import Damage, Lab
 
 pytestmark = pytest.mark.root
 
@@ -23,8 +23,7 @@ def conf(backend: str = "nftables", **keys: Any) -> dict[str, Any]:
     return bridge(IPAM, isDefaultGateway=True, ipMasq=True, ipMasqBackend=backend, mtu=1400, **keys)
 
 
-# name: (where, what is done, what the message says, why the reference does not see it)
-DAMAGE: dict[str, tuple[str, str, str, str]] = {
+DAMAGE: Damage = {
     "interface-gone": ("pod", "ip link del eth0", "eth0", ""),
     "interface-down": ("pod", "ip link set eth0 down; ip link set eth0 up; ip link set eth0 down", "eth0.*(down|up)", ""),
     "mac": ("pod", "ip link set eth0 address 02:00:00:00:00:99", "02:00:00:00:00:99|mac", ""),
@@ -72,16 +71,7 @@ DAMAGE: dict[str, tuple[str, str, str, str]] = {
 }
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(
-            name,
-            marks=[pytest.mark.known_reference_failure(f"CHECK does not look at {case[3]}.")] if case[3] else [],
-        )
-        for name, case in DAMAGE.items()
-    ],
-)
+@pytest.mark.parametrize("name", damaged(DAMAGE))
 def test_damage_is_found(lab: Lab, name: str) -> None:
     """CHECK should return an error if a resource that the plugin created is missing or in an invalid state."""
     where, script, says, _ = DAMAGE[name]

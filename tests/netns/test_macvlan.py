@@ -9,10 +9,10 @@ import pytest
 
 from tests.harness import observe, traffic
 from tests.harness.node import NODE_V4, OUTSIDE, OUTSIDE_V4, OUTSIDE_V6
-from tests.netns.conftest import DEFAULT_ROUTES, bridge
+from tests.netns.conftest import DEFAULT_ROUTES, bridge, damaged
 
 if TYPE_CHECKING:
-    from tests.netns.conftest import Attachment, Config, Lab
+    from tests.netns.conftest import Attachment, Config, Damage, Lab
 
 pytestmark = pytest.mark.root
 
@@ -356,8 +356,7 @@ def test_a_second_add_is_refused(lab: Lab) -> None:
     it.check().succeeded()
 
 
-# where, what is done, what the message says, why the reference does not see it
-DAMAGE: dict[str, tuple[str, str, str, str]] = {
+DAMAGE: Damage = {
     "interface-gone": ("pod", "ip link del eth0", "eth0", ""),
     "another-kind": ("pod", "ip link del eth0; ip link add eth0 type veth peer name x", "kind 'veth'", ""),
     "down": ("pod", "ip link set eth0 down", "down|address|route", ""),
@@ -376,13 +375,7 @@ DAMAGE: dict[str, tuple[str, str, str, str]] = {
 }
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=[pytest.mark.known_reference_failure(f"CHECK does not look at {why}.")] if why else [])
-        for name, (_, _, _, why) in DAMAGE.items()
-    ],
-)
+@pytest.mark.parametrize("name", damaged(DAMAGE))
 def test_check_sees(lab: Lab, name: str) -> None:
     """CHECK: the plugin MUST return an error if a listed resource is missing or in an invalid state."""
     where, what, says, _ = DAMAGE[name]

@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cni.nft import masq, masquerade, spoof
+from cni.nft import masq, masquerade, portmap, spoof
 from cni.nft.apply import Conflict
+from cni.nft.ports import ANYWHERE, Mapping, Port, Published
+from cni.nft.ports_iptables import Marking
 from cni.spec.owner import Owner
 from tests.contract.nft_node import Child, Doors, inside
 from tests.harness import observe
@@ -368,6 +370,38 @@ def test_processes_using_iptables_at_once(node: Node) -> None:
     for child in [life(owner, addresses) for owner, addresses in pods]:
         assert child.result() == []
     assert len([line for line in observe.iptables_rules(node) if "-A POSTROUTING" in line]) == 2 * len(pods)
+
+
+def test_publishing_by_iptables_at_once(node: Node) -> None:
+    """First calls may make what all ports share twice, for `iptables-restore` does not see what others make meanwhile. The next
+    calls leave one of each, at once, too.
+    """
+
+    def life(number: int) -> Child:
+        def work(doors: Doors) -> list[str]:
+            owner, (address, _) = pod(number)
+            mapping = Mapping(Port(ANYWHERE[False], "tcp", 8000 + number), address.ip, 80)
+            wanted = Published(mappings=(mapping,), pods=(address,))
+            facts = portmap.look(doors, owner, wanted, "iptables", "ADD")
+            doors.run(portmap.plan_add(owner, wanted, "iptables", ((), ()), Marking(), facts))
+            facts = portmap.look(doors, owner, wanted, "iptables", "CHECK")
+            return portmap.check(owner, wanted, "iptables", Marking(), facts)
+
+        return Child(node, work)
+
+    def shared() -> list[str]:
+        rules = node.sh("iptables-save -t nat").splitlines()
+        return [rule for rule in rules if rule.startswith("-A ") and "HOSTPORT" in rule and "CNI-DN-" not in rule]
+
+    for child in [life(number) for number in range(1, 7)]:
+        assert child.result() == []
+    once = sorted(set(shared()))
+    assert len(once) == 5
+    node.sh("iptables-restore -n <<'END'\n" + "\n".join(["*nat", *once, "COMMIT", "END"]))
+    assert len(shared()) >= 2 * len(once)
+    for child in [life(number) for number in range(7, 13)]:
+        assert child.result() == []
+    assert sorted(shared()) == once
 
 
 def test_cost_with_two_thousand_pods(node: Node, record_property: pytest.RecordProperty) -> None:

@@ -357,6 +357,20 @@ def test_add_again_with_fewer_ports(lab: Lab) -> None:
 
 
 @pytest.mark.usefixtures("own_promise")
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_add_again_that_fails(lab: Lab, backend: str) -> None:
+    """At its last step: what is published is what the ADD before published."""
+    it = published(lab, "bridge", (8080, 80), backend=backend)
+    unknown = {"nftables": ["ip6", "no-such"], "iptables": ["--no-such"]}[backend]
+    again = portmap((8080, 81), (8081, 81), backend=backend, conditionsV6=unknown)
+    it.last.call("ADD", {**again, "prevResult": it.first.result}).refused(999)
+    it.check()
+    rules = lab.node.sh("nft list ruleset; iptables-save -t nat")
+    assert "8081" not in rules
+    assert ":81" not in rules
+
+
+@pytest.mark.usefixtures("own_promise")
 @pytest.mark.parametrize("told", [[(8080, 80)], [(9090, 90)], [(8080, 80), (8080, 81)]], ids=["fewer", "others", "nonsense"])
 def test_del_that_is_told_other_ports(lab: Lab, told: list[tuple[int, int]]) -> None:
     """All that is the pod's goes."""
@@ -461,6 +475,29 @@ def test_gc(lab: Lab, backend: str) -> None:
     two.check()
     other.check()
     one.last.check().refused(999, "8080/tcp")
+
+
+@pytest.mark.usefixtures("own_promise")
+@pytest.mark.parametrize("length", [1, 64, 200])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_long_names(lab: Lab, backend: str, length: int) -> None:
+    """Nothing is too long for those who keep it, and GC tells networks apart that begin alike."""
+    made: dict[str, Chain] = {}
+    for number in (1, 2):
+        ipam = {**DUAL, "ranges": [[{"subnet": f"10.3{number}.0.0/24"}], [{"subnet": f"fd00:3{number}::/64"}]]}
+        main = ptp(ipam, name="n" * 253 + str(number), ipMasq=True, ipMasqBackend=backend)
+        chained = portmap((8080 + number, 80), name=main["name"], backend=backend)
+        made[main["name"]] = lab.chained(main, chained, container_id="c" * length + str(number))
+        made[main["name"]].check()
+    (name, one), (_, two) = made.items()
+    gc = {"cniVersion": "1.1.0", "name": name, "cni.dev/valid-attachments": []}
+    for member in one.members:
+        lab.call("GC", {**member.config, **gc}).succeeded()
+    rules = lab.node.sh("nft list ruleset; iptables-save -t nat; ip6tables-save -t nat")
+    assert [word for word in ("8081", *map(str, one.first.addresses)) if word in rules] == []
+    two.check()
+    two.delete()
+    assert two.first.leftovers() == []
 
 
 @pytest.mark.usefixtures("own_promise")

@@ -8,10 +8,10 @@ import pytest
 
 from tests.harness import observe, traffic
 from tests.harness.node import NODE_V4, NODE_V6, OUTSIDE, OUTSIDE_V4, OUTSIDE_V6
-from tests.netns.conftest import BACKENDS, DEFAULT_ROUTES, DUAL, V4, V6, ptp
+from tests.netns.conftest import BACKENDS, DEFAULT_ROUTES, DUAL, V4, V6, damaged, ptp
 
 if TYPE_CHECKING:
-    from tests.netns.conftest import Attachment, Lab
+    from tests.netns.conftest import Attachment, Damage, Lab
 
 pytestmark = pytest.mark.root
 
@@ -216,8 +216,7 @@ def test_what_cannot_be_is_refused_and_nothing_is_left(lab: Lab, keys: dict[str,
     lab.unchanged_since(before)
 
 
-# where, what is done, what the message says, why the reference does not see it
-DAMAGE: dict[str, tuple[str, str, str, str]] = {
+DAMAGE: Damage = {
     "interface-gone": ("pod", "ip link del eth0", "eth0", ""),
     "mac": ("pod", "ip link set eth0 address 02:00:00:00:00:99", "02:00:00:00:00:99|mac", ""),
     "address-gone": ("pod", "ip addr del 10.10.0.2/24 dev eth0", "10.10.0.2", ""),
@@ -238,13 +237,7 @@ DAMAGE: dict[str, tuple[str, str, str, str]] = {
 }
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=[pytest.mark.known_reference_failure(f"CHECK does not look at {why}.")] if why else [])
-        for name, (_, _, _, why) in DAMAGE.items()
-    ],
-)
+@pytest.mark.parametrize("name", damaged(DAMAGE))
 def test_check_sees(lab: Lab, name: str) -> None:
     """CHECK: the plugin MUST return an error if a listed resource is missing or in an invalid state."""
     where, what, says, _ = DAMAGE[name]

@@ -9,6 +9,8 @@ from tests.harness import observe
 from tests.harness.node import OUTSIDE
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from .host import Host
 
 # A container's own processes, and those that runtimes have for it.
@@ -35,3 +37,13 @@ def are_closed(host: Host) -> None:
     while any((left := of_containers(host)).values()):
         assert time.monotonic() < end, f"left: {left}"
         time.sleep(0.05)
+
+
+def are_as_before(host: Host, cycle: Callable[[], None]) -> None:
+    """Run a cycle of containers' lives twice: after the second the host is as it was after the first."""
+    cycle()
+    are_closed(host)
+    first = observe.snapshot(host, with_files=False)
+    cycle()
+    are_closed(host)
+    assert observe.difference(first, observe.snapshot(host, with_files=False)) == []

@@ -14,6 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tests.harness.booted import MOUNTS
 from tests.harness.node import PATH, Failed, Node
 from tests.harness.wrappers import ROOT
 
@@ -72,7 +73,9 @@ rmdir "$1"
 """
 
 # The first process of the host; at the end it waits for whatever loses its parent.
-INSIDE = """
+INSIDE = (
+    MOUNTS
+    + """
 set -e
 trap 'echo failed' EXIT
 mount -t overlay -o lowerdir=/,upperdir=changes,workdir=work overlay root
@@ -81,13 +84,7 @@ cp groups.list root/groups.list
 cd root
 rm -rf etc/cni etc/containerd etc/containers etc/default/podwire-agent opt/cni opt/podwire var/lib/cni
 cp -R ../packages/etc/. etc
-mount -t proc proc proc
-mount --bind proc/sys proc/sys
-mount -o remount,ro,bind proc/sys
-mount -t proc proc tmp
-mount --bind tmp/sys/net proc/sys/net
-umount tmp
-mount -t sysfs -o ro sysfs sys
+kernel_files
 groups=sys/fs/cgroup
 grep -q '^cgroup ' groups.list && mount -t tmpfs -o mode=755 tmpfs $groups || mount -t cgroup2 cgroup2 $groups
 while read -r kind options place _; do
@@ -104,10 +101,7 @@ for folder in run var/lib/containerd var/lib/containers dev; do
     mount -t tmpfs -o mode=755 tmpfs $folder
 done
 mount -t tmpfs -o mode=1777 tmpfs tmp
-mkdir -p "./$1"
-mount --bind -o ro "$1" "./$1"
-for node in null:3 zero:5 full:7 random:8 urandom:9; do mknod -m 666 "dev/${node%:*}" c 1 "${node#*:}"; done
-ln -s /proc/self/fd dev/fd
+files_and_devices "$1"
 mkdir dev/shm dev/pts run/former run/netns
 mount -t devpts -o newinstance,ptmxmode=666 devpts dev/pts
 ln -s pts/ptmx dev/ptmx
@@ -124,6 +118,7 @@ while :; do
     wait $!
 done
 """
+)
 
 # What is started in the host belongs to its control groups.
 JOIN = """

@@ -92,12 +92,7 @@ def test_nothing_is_left(host: Host, containerd: Containerd) -> None:
         containerd.run("ends", command=("busybox", "sleep", "0.5"))
         containerd.wait("ends")
 
-    cycle()
-    books.are_closed(host)
-    first = observe.snapshot(host, with_files=False)
-    cycle()
-    books.are_closed(host)
-    assert observe.difference(first, observe.snapshot(host, with_files=False)) == []
+    books.are_as_before(host, cycle)
 
 
 def test_a_container_without_a_network_does_not_run(host: Host, containerd: Containerd) -> None:

@@ -164,12 +164,7 @@ def test_nothing_is_left(host: Host, podman: Podman, outside: str) -> None:
         until(lambda: observe.mentions(host, killed["Id"]) == [], "nobody cleaned up")
         podman.remove("killed")
 
-    cycle()
-    books.are_closed(host)
-    first = observe.snapshot(host, with_files=False)
-    cycle()
-    books.are_closed(host)
-    assert observe.difference(first, observe.snapshot(host, with_files=False)) == []
+    books.are_as_before(host, cycle)
 
 
 def test_reload_after_the_rules_were_lost(host: Host, podman: Podman, outside: str) -> None:

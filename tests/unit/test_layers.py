@@ -47,6 +47,7 @@ PURE_NFT = tuple(
         "spoof",
         "ports",
         "ports_iptables",
+        "ports_rules",
         "portmap",
         "readers",
     )

@@ -246,7 +246,10 @@ def every_kind() -> set[type[Any]]:
         value
         for module in modules
         for value in vars(module).values()
-        if isinstance(value, type) and value.__module__ == module.__name__ and "describe" in vars(value) and value is not ops.Op
+        if isinstance(value, type)
+        and value.__module__ == module.__name__
+        and hasattr(value, "describe")
+        and value not in (ops.Op, rules.Op)
     }
 
 

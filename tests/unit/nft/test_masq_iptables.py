@@ -6,7 +6,7 @@ from ipaddress import ip_interface
 
 import pytest
 
-from cni.nft import masq_iptables
+from cni.nft import masq_iptables, reference
 from cni.nft.masq_iptables import Jump, NatChain
 from tests.unit.nft.recorded import CHAIN, SAVED
 
@@ -65,7 +65,6 @@ def test_a_saved_table_is_read_back() -> None:
             masquerades=True,
             jumps=(Jump("10.1.0.5", line=line),),
             network="dbnet",
-            container_id="abc123",
         ),
     )
 
@@ -91,6 +90,13 @@ def test_chains_and_rules_of_others_are_not_ours(line: str) -> None:
     assert masq_iptables.parse_save(f"*nat\n{line}\nCOMMIT\n", v6=False, legacy=False) == ()
 
 
-def test_a_long_comment_is_cut_to_what_the_kernel_keeps() -> None:
-    """iptables refuses longer ones, and with them the whole text."""
-    assert len(masq_iptables.comment("n" * 200, "c" * 200)) == 255
+@pytest.mark.parametrize("network", ["net", "n" * 200, "n" * 239, "n" * 254])
+@pytest.mark.parametrize("container_id", ["c", "c" * 64, "c" * 200])
+def test_a_long_comment_is_cut_to_what_the_kernel_keeps(network: str, container_id: str) -> None:
+    """iptables refuses longer ones, and with them the whole text. GC finds the network in any case, and its chains by name."""
+    text = masq_iptables.setup(network, container_id, [ip_interface("10.1.0.5/16")], v6=False)
+    assert len(masq_iptables.comment(network, container_id)) <= 255
+    (chain,) = masq_iptables.parse_save(text, v6=False, legacy=False)
+    assert reference.stale_chains([chain], network, []) == [chain]
+    assert reference.stale_chains([chain], network[:-1] + "x", []) == []
+    assert reference.stale_chains([chain], network, [masq_iptables.chain_name(network, container_id)]) == []

@@ -46,7 +46,7 @@ def test_nothing_to_find_costs_two_questions() -> None:
 
 def test_gc_starts_a_program_only_if_there_are_chains() -> None:
     doors = ScriptedDoors("go iptables", saved={(False, False): SAVED})
-    assert [chain.container_id for chain in reference.look_all_chains(doors)] == ["abc123"]
+    assert [chain.network for chain in reference.look_all_chains(doors)] == ["dbnet"]
     assert [asked for asked in doors.asked if asked.startswith("save")] == ["save v4"]
     empty = ScriptedDoors()
     assert reference.look_all_chains(empty) == () and not any(asked.startswith("save") for asked in empty.asked)
@@ -130,13 +130,13 @@ def test_removing_the_spoof_check_takes_the_jumps_first() -> None:
 
 
 @pytest.mark.parametrize(
-    ("network", "container", "stale"),
-    [("dbnet", "gone", True), ("dbnet", "kept", False), ("other", "gone", False), ("", "", False)],
+    ("network", "name", "stale"),
+    [("dbnet", "CNI-gone", True), ("dbnet", CHAIN, False), ("other", "CNI-gone", False), ("", "CNI-gone", False)],
 )
-def test_stale_chains_are_those_of_the_network_alone(network: str, container: str, stale: bool) -> None:
+def test_stale_chains_are_those_of_the_network_alone(network: str, name: str, stale: bool) -> None:
     """A chain whose comment cannot be read may be anybody's."""
-    chain = NatChain(v6=False, name=CHAIN, network=network, container_id=container)
-    assert bool(reference.stale_chains([chain], "dbnet", [Owner("dbnet", "kept", "eth0")])) is stale
+    chain = NatChain(v6=False, name=name, network=network)
+    assert bool(reference.stale_chains([chain], "dbnet", [CHAIN])) is stale
 
 
 @pytest.mark.parametrize(

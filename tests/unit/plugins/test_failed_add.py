@@ -17,7 +17,18 @@ from cni.registry import PLUGINS
 from cni.spec.addresses import parse_cidr
 from cni.spec.errors import KernelError, TryAgain
 from cni.spec.owner import Owner
-from tests.unit.calls import CONFIGS, ID, SHARED_SETS, V4, Failing, each_change, each_operation, needs_uplink, runtime
+from tests.unit.calls import (
+    CONFIGS,
+    ID,
+    SHARED_SETS,
+    V4,
+    Failing,
+    each_change,
+    each_operation,
+    needs_uplink,
+    runtime,
+    with_ports_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -214,3 +225,38 @@ def test_what_cannot_be_taken_back_is_said_and_stops_nothing(runtime: Runtime) -
         assert runtime.leases() == {}
         assert "veth" not in "".join(runtime.machine.rules.dump())
         assert runtime.machine.host(None).root.delete_link(Owner("net", ID, "eth0").host_veth)
+
+
+@pytest.mark.parametrize("level", [each_operation, each_change])
+@pytest.mark.parametrize("other", [False, True], ids=["same", "other"])
+@pytest.mark.parametrize("name", [name for name, keys in CONFIGS.items() if keys.get("type") == "portmap"])
+def test_what_an_earlier_add_published_stays(
+    runtime: Runtime, name: str, other: bool, level: Callable[[Any, Failing], None]
+) -> None:
+    """An ADD is repeated, for the same ports or for others without masquerade, and fails, at any step or afterwards."""
+    keys = CONFIGS[name]
+    fresh(runtime, keys)
+    pod = runtime.pod()
+    config = runtime.ready(keys, pod)
+    runtime.add(config, pod)
+    again = {**with_ports_of(config, "other"), "snat": False} if other else config
+
+    def look() -> list[str]:
+        return sorted(as_told(runtime).splitlines())  # rules of iptables may have changed places
+
+    def report(*_: Any) -> Any:
+        failing.failed = True
+        raise ERRORS[0]()
+
+    was = look()
+    for at in range(20):
+        failing = Failing(at, ERRORS[at % len(ERRORS)])
+        with pytest.MonkeyPatch.context() as patch:
+            level(patch, failing)
+            patch.setattr("cni.plugins.portmap.report", report)
+            assert runtime.call("ADD", again, pod).status == 1
+        assert look() == was, f"after a failure of step {at} of {failing.steps}"
+        if len(failing.steps) <= at:
+            break
+    assert runtime.call("ADD", again, pod).status == 0
+    assert (look() != was) is other
