@@ -21,8 +21,8 @@ ZONES = f"{NAME}.zone"
 
 _BUS = "org.freedesktop.DBus"
 
-# Patience with the bus, and with firewalld when it only has to say what it knows; and with changes, which it answers when it has
-# written its rules: a busy one takes seconds.
+# Patience with the bus, and with firewalld when it has only to say what it knows; and with changes, which it answers when its
+# rules are written: a busy one takes seconds.
 ANSWER_S, CHANGE_S = 5.0, 30.0
 
 
