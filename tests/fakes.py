@@ -1207,6 +1207,10 @@ class FakeHost:
     def sysctls(self, side: Side, keys: Iterable[str]) -> dict[str, str]:
         return {key: value for key in keys if (value := self.sysctl(side, key)) is not None}
 
+    def write_only(self, side: Side, key: str) -> bool:
+        self._sysctls(side, key)
+        return False
+
     def file(self, path: str, follow: bool = True) -> bytes | None:
         return self.machine.files.get(path)
 

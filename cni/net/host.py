@@ -144,6 +144,10 @@ class Host:
         """The values of several sysctls; see ``netns.read_sysctls``."""
         return netns.read_sysctls(self._fd(side), keys)
 
+    def write_only(self, side: Side, key: str) -> bool:
+        """Whether a sysctl can be written and not read; see ``netns.write_only``."""
+        return netns.write_only(self._fd(side), key)
+
     def file(self, path: str, follow: bool = True) -> bytes | None:
         """A file of the host, None where there is none; see ``files.read``."""
         return files.read(path, follow)

@@ -143,6 +143,15 @@ def read_sysctls(fd: int | None, keys: Iterable[str]) -> dict[str, str]:
     return found
 
 
+def write_only(fd: int | None, key: str) -> bool:
+    """Whether a sysctl is there and gives nobody its value, as the ``flush`` of routes."""
+    with entered(fd):
+        try:
+            return not os.stat("/proc/sys/" + key).st_mode & 0o444
+        except OSError:
+            return False
+
+
 def read_here(key: str) -> str:
     """A sysctl of the namespace we are in."""
     descriptor = os.open("/proc/sys/" + key, os.O_RDONLY | os.O_CLOEXEC)

@@ -388,7 +388,7 @@ class SetSysctls(Op, frozen=True, kw_only=True):
 
 class ConfirmSysctls(Op, frozen=True, kw_only=True):
     """Fail if a sysctl of the sandbox is not what it was set to: the kernel made something else of the value, or one that was
-    set later changed it. Those that can only be written are passed over.
+    set later changed it. Those that cannot be read are passed over.
     """
 
     values: tuple[tuple[str, str], ...]

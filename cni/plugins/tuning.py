@@ -144,12 +144,14 @@ class AtMac(msgspec.Struct, frozen=True):
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
     """What a call sees. Parts that the verb does not need stay at their defaults.
 
-    ``sysctls`` are those that can be read. ``raw`` is what the file of former values has, ``backup`` what that means;
-    ``foreign`` says that it is another attachment's. ``sandbox`` tells this sandbox from others.
+    ``sysctls`` are those that can be read, ``mute``, for CHECK, those that can only be written. ``raw`` is what the file of
+    former values has, ``backup`` what that means; ``foreign`` says that it is another attachment's. ``sandbox`` tells this
+    sandbox from others.
     """
 
     link: Link | None = None
     sysctls: dict[str, str] = {}
+    mute: tuple[str, ...] = ()
     raw: bytes | None = None
     backup: Backup | None = None
     foreign: bool = False
@@ -177,7 +179,8 @@ def look(conf: Conf, call: Call, host: Host, known: Result | None) -> Facts:
     link = host.sandbox.link(call.ifname) if attributes and host.sandbox is not None else None
     facts = Facts(link=link, sysctls=host.sysctls(SANDBOX, sysctls) if sysctls else {}, sandbox=host.sandbox_name)
     if call.verb == "CHECK":
-        return facts
+        mute = tuple(key for key in sysctls if key not in facts.sysctls and host.write_only(SANDBOX, key))
+        return msgspec.structs.replace(facts, mute=mute)
     if conf.names:
         allowlist.check(conf.names, host.file(allowlist.PATH))
     if not attributes and not sysctls:
@@ -294,8 +297,10 @@ def check(conf: Conf, call: Call, facts: Facts, prev: Result) -> list[str]:
         if seen[key] != wanted and seen[key] not in _told(prev, call.ifname, key):
             problems.append(f"interface {call.ifname} has {key} {_spelled(seen[key])}, expected {_spelled(wanted)}")
     for key, value in conf.sysctls(call).items():
+        if key in facts.mute:
+            continue
         if key not in facts.sysctls:
-            problems.append(f"sysctl {key} cannot be read")
+            problems.append(f"sysctl {key} cannot be read any more, expected {value!r}")
         elif not sysctl.same(facts.sysctls[key], value):
             problems.append(f"sysctl {key} is {facts.sysctls[key]!r}, expected {value!r}")
     return problems

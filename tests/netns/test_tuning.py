@@ -28,6 +28,7 @@ QUEUE = "txQLen is later than 1.1.1 of the plugins."
 LATE = "1.1.0 is later than 1.1.1 of the plugins."
 IFNAME = "IFNAME in the name of a sysctl is later than 1.1.1 of the plugins."
 FORGETS = "DEL does not restore sysctls (P#493 is about attributes only)."
+TEXT = "CHECK compares the text of a sysctl."
 LEAKS = "DEL leaves the file where the namespace is gone."
 
 
@@ -262,8 +263,37 @@ def test_a_value_that_did_not_take(lab: Lab) -> None:
 
 @pytest.mark.usefixtures("own_promise")
 def test_a_sysctl_that_can_only_be_written(lab: Lab) -> None:
-    it = tuned(lab, sysctl={"net.ipv4.route.flush": "1"})
+    """What CHECK cannot read by the kernel's design is no problem; what it could read at ADD is one."""
+    it = tuned(lab, sysctl={"net.ipv4.route.flush": "1", "net.ipv6.route.flush": "1"})
+    it.check().succeeded()
+    gone = {**it.config, "sysctl": {"net.ipv4.route.flush": "1", "net.ipv4.no_such": "1"}}
+    it.it.call("CHECK", {**gone, "prevResult": it.it.result}).refused(999, says="sysctl net/ipv4/no_such cannot be read")
     it.it.delete().succeeded()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "seen", "other"),
+    [
+        pytest.param("net.core.somaxconn", "0x400", "1024", "1023", marks=known(TEXT)),
+        pytest.param("net.core.somaxconn", "010", "8", "10", marks=known(TEXT)),
+        pytest.param("net.ipv4.ip_local_port_range", "0x1f40 061000", "8000\t25088", "8000 25089", marks=known(TEXT)),
+        pytest.param(
+            "net.ipv6.conf.eth0.stable_secret",
+            "2001:db8::1",
+            "2001:0db8:0000:0000:0000:0000:0000:0001",
+            "2001:db8::2",
+            marks=known(TEXT),
+        ),
+    ],
+)
+def test_other_ways_to_write_a_value(lab: Lab, name: str, value: str, seen: str, other: str) -> None:
+    """What the kernel takes is compared as the kernel reads it: 0x and a leading 0 as numbers, addresses in full."""
+    path = name.replace(".", "/")
+    it = tuned(lab, sysctl={name: value})
+    assert it.sysctl(path) == seen
+    it.check().succeeded()
+    lab.node.sh(f"echo {other} >/proc/sys/{path}", pod=it.pod)
+    it.it.check().refused(999, says=name.rpartition(".")[2])
 
 
 @pytest.mark.usefixtures("own_promise")
