@@ -170,8 +170,8 @@ class Host:
 
     @property
     def sandbox_name(self) -> str:
-        """What tells the sandbox from the others that there are now; empty without one."""
-        return "" if self.sandbox_fd is None else "{}:{}".format(*netns.identity(self.sandbox_fd))
+        """What tells the sandbox from all others, see ``netns.name``; empty without one."""
+        return "" if self.sandbox_fd is None else netns.name(self.sandbox_fd)
 
     def is_sandbox(self, path: str) -> bool:
         """Whether a path leads to this call's sandbox."""

@@ -10,6 +10,7 @@ import ctypes
 import os
 import signal
 import socket
+import sys
 from contextlib import contextmanager
 from fcntl import ioctl
 from typing import TYPE_CHECKING
@@ -31,6 +32,7 @@ _LONGEST_VALUE = 1 << 16
 _CLONE_NEWNET = 0x40000000
 _NS_GET_NSTYPE = 0xB703
 _PR_SET_PDEATHSIG = 1
+_SO_NETNS_COOKIE = 71
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -80,6 +82,19 @@ def identity(fd: int) -> tuple[int, int]:
     """Device and inode of a namespace: equal for every path and descriptor of the same one."""
     seen = os.fstat(fd)
     return seen.st_dev, seen.st_ino
+
+
+def name(fd: int) -> str:
+    """What tells a namespace from all others, those included that had its inode before it: the kernel's number of it (0 before
+    Linux 5.14) is given once in a boot, and the boot has an id.
+    """
+    with open_socket(fd, socket.AF_UNIX, socket.SOCK_DGRAM, 0) as inside:
+        try:
+            cookie = inside.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8)
+        except OSError:
+            cookie = b""
+    boot = read_sysctl(None, "kernel/random/boot_id") or ""
+    return "{}:{}:{}:{}".format(*identity(fd), int.from_bytes(cookie, sys.byteorder), boot)
 
 
 def own_identity() -> tuple[int, int]:
