@@ -253,6 +253,9 @@ class FakeKernel:
         where = self.namespace if netns is None else self.namespace.known[netns]
         return sorted((where.seen(link) for link in where.links.values()), key=lambda link: link.index)
 
+    def netns_number(self, fd: int) -> int | None:
+        return self.namespace.number(self.machine.at_fd(fd))
+
     def addresses(self, ifname: str) -> tuple[Cidr, ...]:
         found = self.namespace.links.get(ifname)
         return () if found is None else tuple(sorted(found.addresses, key=is_v6))
@@ -617,10 +620,12 @@ class FakeTraffic:
             raise refused(words, errno.EINVAL)
         link.shaping = msgspec.structs.replace(link.shaping, root=Qdisc("tbf", TBF_HANDLE, rate, limit, buffer))
 
-    def unlimit_rate(self, name: str) -> bool:
+    def unlimit_rate(self, name: str, handle: int = TBF_HANDLE) -> bool:
         link = self.kernel.namespace.links.get(name)
         if link is None or link.shaping.root is None:
             return False
+        if link.shaping.root.handle != handle:
+            raise refused(f"cannot take the rate limit from {name}", errno.EINVAL, "Invalid handle")
         link.shaping = msgspec.structs.replace(link.shaping, root=None)
         return True
 

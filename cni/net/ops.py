@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from cni.net.facts import NeighbourSeen
+from cni.net.qdiscs import TBF_HANDLE
 from cni.spec.addresses import Cidr, Ip
 from cni.spec.result import Route
 
@@ -526,9 +527,10 @@ class LimitRate(Op, frozen=True, kw_only=True):
 
 
 class UnlimitRate(Op, frozen=True, kw_only=True):
-    """Take the token bucket from a link of the host; one that is gone already is fine."""
+    """Take the token bucket of a handle from a link of the host; one that is gone already is fine."""
 
     name: str
+    handle: int = TBF_HANDLE
 
     def describe(self) -> str:
         return f"limit what {self.name} sends no longer"
