@@ -1207,7 +1207,7 @@ class FakeHost:
             if key in found:
                 found[key] = value
             elif must:
-                raise refused(f"cannot set sysctl {key} to {value}", errno.ENOENT)
+                raise refused(f"cannot set sysctl {key} to {value!r}", errno.ENOENT)
 
     def sysctls(self, side: Side, keys: Iterable[str]) -> dict[str, str]:
         return {key: value for key in keys if (value := self.sysctl(side, key)) is not None}

@@ -7,6 +7,7 @@ inside stay bound to it, so almost everything later happens from outside.
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import signal
 import socket
@@ -28,6 +29,13 @@ OPEN_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
 
 # A list of reserved ports may be long.
 _LONGEST_VALUE = 1 << 16
+
+# What it means that the kernel refuses to set a sysctl.
+_UNSET = {
+    errno.ENOENT: "this kernel has no such sysctl, or only one of the host's for all namespaces",
+    errno.EACCES: "it can only be read",
+    errno.EINVAL: "the kernel takes no such value for it, or not together with another sysctl's",
+}
 
 _CLONE_NEWNET = 0x40000000
 _NS_GET_NSTYPE = 0xB703
@@ -134,7 +142,9 @@ def write_sysctls(fd: int | None, values: tuple[tuple[str, str], ...], must: boo
                     _write_here(key, value)
             except OSError as error:
                 if must and read_sysctl(None, key) != value:
-                    raise KernelError(f"cannot set sysctl {key} to {value}", error) from error
+                    failure = KernelError(f"cannot set sysctl {key} to {value!r}", error)
+                    failure.details = _UNSET.get(failure.errno, "")
+                    raise failure from error
 
 
 def read_sysctl(fd: int | None, key: str) -> str | None:

@@ -83,10 +83,10 @@ class Conf(NetConf, frozen=True, kw_only=True, rename="camel"):
     def validate(self, call: Call) -> None:
         """ConfigError, or EnvError for what is in CNI_ARGS, where a value cannot be."""
         if not self.folder.startswith("/"):
-            raise ConfigError(f"dataDir {self.data_dir!r} is not an absolute path")
+            raise ConfigError(f"dataDir {self.data_dir!r} is not an absolute path", f"the default is {DATA_DIR}")
         for place in (("sysctl",), ("args", "cni", "sysctl")):
             for key in repeated_keys(call.stdin, *place):
-                raise ConfigError(f"sysctl {key!r} stands in {'.'.join(place)} more than once")
+                raise ConfigError(f"sysctl {key!r} stands in {'.'.join(place)} more than once", "remove all but one")
         mtu = self.mtu if self.args.cni.mtu is None else self.args.cni.mtu
         if mtu and mtu not in MTU_RANGE:
             raise ConfigError(f"invalid mtu {mtu}: expected {MTU_RANGE.start} to {MTU_RANGE.stop - 1}")
@@ -123,7 +123,7 @@ class Conf(NetConf, frozen=True, kw_only=True, rename="camel"):
             for name, value in given.items():
                 path = sysctl.path(name, call.ifname or sysctl.IFNAME)
                 if path in paths and not sysctl.same(given[paths[path]], value):
-                    raise ConfigError(f"sysctls {paths[path]!r} and {name!r} are the same, and have two values")
+                    raise ConfigError(f"sysctls {paths[path]!r} and {name!r} are the same, and have two values", "remove one")
                 paths[path] = name
                 found.pop(path, None)  # what comes later is written later
                 found[path] = value
@@ -249,7 +249,7 @@ def _look_del(conf: Conf, call: Call, host: Host) -> Facts:
         raw = host.file(path, follow=False)
         found = None if raw is None else backup.read(raw)
     except CNIError as error:
-        call.notes.append(f"going on without former values: {path}: {error}")
+        call.notes.append(f"nothing is restored from {path}: {error}")
         return Facts()
     if found is None or host.sandbox is None:
         return Facts(foreign=found is not None and not found.is_of(call.owner), raw=raw)
@@ -271,7 +271,7 @@ def _look_del(conf: Conf, call: Call, host: Host) -> Facts:
         )
         at_mac = _look_mac(call, host, link, found.attributes, found.own.mac if found.own is not None else "")
     except CNIError as error:
-        call.notes.append(f"former values are not restored: {error}")
+        call.notes.append(f"nothing is restored from {path}, because the sandbox cannot be read: {error}")
         return Facts(raw=raw, foreign=not found.is_of(call.owner))
     return msgspec.structs.replace(facts, at_mac=at_mac, foreign=not found.is_of(call.owner))
 
@@ -284,7 +284,7 @@ def _look_mac(call: Call, host: Host, link: Link | None, attributes: dict[str, A
     try:
         return AtMac(spoof.guards(host, call.owner), tuned, neighbours)
     except CNIError as error:
-        call.notes.append(f"no MAC spoof check was looked for: {error}")
+        call.notes.append(f"a MAC spoof check stays as it is, if there is one, and stops what the pod sends: {error}")
         return AtMac(False, tuned, neighbours)
 
 

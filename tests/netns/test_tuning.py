@@ -226,11 +226,24 @@ def test_fields_of_a_sysctl(lab: Lab) -> None:
 
 REFUSED: dict[str, tuple[Config, int, str]] = {
     "not-of-the-network": ({"sysctl": {"kernel.hostname": "x"}}, 7, "not of the network"),
+    "read-only": (
+        {"sysctl": {"net.ipv4.tcp_available_congestion_control": "x"}},
+        999,
+        "permission denied.*it can only be read",
+    ),
     "up": ({"sysctl": {"net/../kernel/hostname": "x"}}, 7, "is no name"),
     "up-by-dots": ({"sysctl": {"net.//.kernel.hostname": "x"}}, 7, "is no name"),
     "absolute": ({"sysctl": {"/proc/sys/net/ipv4/ip_forward": "1"}}, 7, "is no name"),
-    "unknown": ({"sysctl": {"net.ipv4.no_such": "1"}}, 999, "cannot set sysctl net/ipv4/no_such to 1: no such file"),
-    "invalid": ({"sysctl": {"net.ipv4.ip_default_ttl": "300"}}, 999, "cannot set sysctl net/ipv4/ip_default_ttl to 300"),
+    "unknown": (
+        {"sysctl": {"net.ipv4.no_such": "1"}},
+        999,
+        "cannot set sysctl net/ipv4/no_such to '1': no such file.*this kernel has no such sysctl",
+    ),
+    "invalid": (
+        {"sysctl": {"net.ipv4.ip_default_ttl": "300"}},
+        999,
+        "cannot set sysctl net/ipv4/ip_default_ttl to '300'.*takes no such value",
+    ),
     "mtu": ({"mtu": 67}, 7, "mtu 67"),
     "mtu-of-ipv6": ({"mtu": 1279}, 7, "1280"),
     "mac": ({"mac": "nonsense"}, 7, "nonsense"),
@@ -805,7 +818,7 @@ def test_what_a_failed_add_could_not_take_back_is_told(lab: Lab) -> None:
     was = it.sysctl("net/core/somaxconn")
     done = lab.node.run(python(), "-c", STUBBORN, stdin=json.dumps(it.it.config), env=env, check=False)
     assert done.returncode == 1 and b"no_such" in done.stdout
-    assert b"while taking back a failed ADD: cannot set sysctl net/ipv4/conf/eth0/arp_filter to 0" in done.stdout
+    assert b"while taking back a failed ADD: cannot set sysctl net/ipv4/conf/eth0/arp_filter to '0'" in done.stdout
     assert (it.sysctl("net/core/somaxconn"), it.sysctl(ARP), it.backup()) == (was, "1", None)
 
 
