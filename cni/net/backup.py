@@ -42,8 +42,8 @@ class Own(msgspec.Struct, frozen=True):
     sandbox: str = ""
     index: int = 0
     mac: Annotated[str, Meta(pattern=_MAC)] = ""
-    mtu: int = 0
-    turn: int = 0
+    mtu: _Number = 0
+    turn: _Number = 0
     sysctls: dict[str, str] = {}
 
 
