@@ -2,8 +2,8 @@
 
 A name as it is configured is allowed where a pattern matches any part of it. There are no comments, and spaces count: a line
 means what it means to the reference, whose patterns are RE2's. Python's differ where Unicode digits and letters are concerned
-(switched off here), in classes like ``[[:alpha:]]`` (translated), and in what only one of them knows: ``\\pL``, ``\\Q...\\E``,
-``\\z`` are refused here; what refers back or looks around is refused there.
+(switched off here), in classes like ``[[:alpha:]]`` and ``[[:^alpha:]]`` and ``{,5}``, which is text to RE2 (translated), and
+in what only one of them knows: ``\\pL``, ``\\Q...\\E``, ``\\z`` are refused here; what refers back or looks around, there.
 """
 
 from __future__ import annotations
@@ -31,7 +31,11 @@ _CLASSES = {
     "word": "0-9A-Za-z_",
     "xdigit": "0-9A-Fa-f",
 }
-_CLASS = re.compile(r"\[:(\w+):\]")
+
+# What the two read differently: a class in brackets, and braces that count nothing for RE2. A "[" that is left has no end.
+_PART = re.compile(r"\\.|\[\^?\]?(?:\\.|\[:\^?\w+:\]|[^\]\\])*+\]|\[|\{(?=,\d*\})", re.ASCII)
+# Within brackets: a class's name, and what Python is to keep for other meanings, with a warning.
+_INSIDE = re.compile(r"\\.|\[:(\^?)(\w+):\]|[\[&~|]", re.ASCII)
 
 
 def check(names: list[str], raw: bytes | None) -> None:
@@ -55,6 +59,31 @@ def _lines(raw: bytes) -> list[str]:
 
 def _compiled(line: str, number: int) -> re.Pattern[str]:
     try:
-        return re.compile(_CLASS.sub(lambda found: _CLASSES[found[1]], line), re.ASCII)
-    except (re.error, KeyError, OverflowError, RecursionError) as error:
-        raise CNIError(f"line {number} of {PATH} is no pattern: {error}", "correct the line, or remove it") from error
+        return re.compile(_PART.sub(lambda found: _part(found[0]), line), re.ASCII)
+    except (re.error, ValueError, OverflowError, RecursionError) as error:
+        told = "correct the line, or remove it"
+        raise CNIError(f"line {number} of {PATH}, {line!r}, is no pattern: {error}", told) from error
+
+
+def _part(part: str) -> str:
+    """A part of a pattern in Python's words."""
+    if part == "[":
+        raise re.error("a [ without its ]")
+    if part == "{":
+        return r"\{"
+    return f"[{_INSIDE.sub(_within, part[1:-1])}]" if part.startswith("[") else part
+
+
+def _within(found: re.Match[str]) -> str:
+    """What stands in brackets, in Python's words. A class is a range for each character: what follows it begins none.
+
+    RE2 ``[[:^digit:]]`` has every character beyond ASCII, too.
+    """
+    negated, name = found.groups()
+    if name is None:
+        return found[0] if found[0].startswith("\\") else "\\" + found[0]
+    if name not in _CLASSES:
+        raise re.error(f"there is no class {found[0]}")
+    members = re.compile(f"[{_CLASSES[name]}]")
+    ranges = [f"\\x{code:02x}-\\x{code:02x}" for code in range(128) if bool(members.match(chr(code))) != bool(negated)]
+    return "".join(ranges) + ("\\x80-\U0010ffff" if negated else "")

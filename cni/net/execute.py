@@ -394,7 +394,7 @@ APPLY: dict[type[Any], Callable[[Any, Host], bool]] = {
     ops.Announce: _announce,
     ops.CreateIfb: _create_ifb,
     ops.LimitRate: _limit_rate,
-    ops.UnlimitRate: lambda op, host: host.root.traffic.unlimit_rate(op.name),
+    ops.UnlimitRate: lambda op, host: host.root.traffic.unlimit_rate(op.name, op.handle),
     ops.Redirect: _redirect,
     ops.DropRedirect: lambda op, host: host.root.traffic.drop_redirect(op.name),
     rules.RunNft: _run_nft,

@@ -144,6 +144,10 @@ class Host:
         """The values of several sysctls; see ``netns.read_sysctls``."""
         return netns.read_sysctls(self._fd(side), keys)
 
+    def write_only(self, side: Side, key: str) -> bool:
+        """Whether a sysctl can be written and not read; see ``netns.write_only``."""
+        return netns.write_only(self._fd(side), key)
+
     def file(self, path: str, follow: bool = True) -> bytes | None:
         """A file of the host, None where there is none; see ``files.read``."""
         return files.read(path, follow)
@@ -166,8 +170,8 @@ class Host:
 
     @property
     def sandbox_name(self) -> str:
-        """What tells the sandbox from the others that there are now; empty without one."""
-        return "" if self.sandbox_fd is None else "{}:{}".format(*netns.identity(self.sandbox_fd))
+        """What tells the sandbox from all others, see ``netns.name``; empty without one."""
+        return "" if self.sandbox_fd is None else netns.name(self.sandbox_fd)
 
     def is_sandbox(self, path: str) -> bool:
         """Whether a path leads to this call's sandbox."""

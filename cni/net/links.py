@@ -31,6 +31,9 @@ _EXT_VLAN, _EXT_NO_STATS = 2, 8
 # XDP ever uses a second; each is memory and files in sysfs, and creating a pair takes 0.1 ms longer with two.
 _ONE_QUEUE = [["IFLA_NUM_TX_QUEUES", 1], ["IFLA_NUM_RX_QUEUES", 1]]
 
+# NETNSA_NSID_NOT_ASSIGNED, -1.
+_NO_NUMBER = 0xFFFFFFFF
+
 # The kernel's most are 4,096.
 _TOO_MANY_QUEUES = 1 << 16
 
@@ -92,6 +95,15 @@ class Links:
         """All links, or those of the namespace that a link's ``peer_netns`` tells."""
         attrs = [["IFLA_EXT_MASK", _EXT_NO_STATS], *([["IFLA_IF_NETNSID", netns]] if netns is not None else [])]
         return [link_of(message) for message in self.wire.dump(m.RTM_GETLINK, {}, attrs, "cannot list links")]
+
+    def netns_number(self, fd: int) -> int | None:
+        """The number by which this namespace knows another one, as a link's ``peer_netns``; None where it has none."""
+        words = "cannot look up the number of a network namespace"
+        answer = self.wire.ask(words, Request(m.RTM_GETNSID, 0, {}, [["NETNSA_FD", fd]]))
+        if answer.message is None:
+            raise failure(words, answer)
+        number = answer.message.number("NETNSA_NSID")
+        return None if number == _NO_NUMBER else number
 
     def operstate(self, name: str) -> str:
         """A link's operational state (RFC 2863) in lower case; ``gone`` when there is no such link."""

@@ -30,6 +30,7 @@ RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
 RTM_NEWNEIGH, RTM_GETNEIGH = 28, 30
 RTM_NEWQDISC, RTM_DELQDISC, RTM_GETQDISC = 36, 37, 38
 RTM_NEWTFILTER, RTM_GETTFILTER = 44, 46
+RTM_NEWNSID, RTM_GETNSID = 88, 90
 
 NLMSG_ERROR, NLMSG_DONE = 2, 3
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_ECHO, NLM_F_DUMP_INTR, NLM_F_DUMP = 0x1, 0x4, 0x8, 0x10, 0x300
@@ -76,6 +77,14 @@ def _load() -> tuple[Any, Any, Any, Any, Any]:
 
 LINK, ADDRESS, ROUTE, NEIGHBOUR, VLAN = _load()
 
+
+class Namespaces:
+    """The numbers of network namespaces: struct rtgenmsg and attributes, in the form of pyroute2's definitions."""
+
+    fields = (("rtgen_family", "B"), ("pad", "xxx"))
+    nla_map = ((1, "NETNSA_NSID", "uint32"), (3, "NETNSA_FD", "uint32"))
+
+
 CLASSES = {
     RTM_NEWLINK: LINK,
     RTM_DELLINK: LINK,
@@ -89,6 +98,7 @@ CLASSES = {
     RTM_GETROUTE: ROUTE,
     RTM_NEWNEIGH: NEIGHBOUR,
     RTM_GETNEIGH: NEIGHBOUR,
+    **dict.fromkeys((RTM_NEWNSID, RTM_GETNSID), Namespaces),
     **dict.fromkeys((RTM_NEWQDISC, RTM_DELQDISC, RTM_GETQDISC, RTM_NEWTFILTER, RTM_GETTFILTER), qdiscs.Definitions),
 }
 
@@ -103,7 +113,17 @@ def _definitions() -> dict[str, tuple[int, str]]:
     within_info = (info.bridge_data, info.bridge_slave_data, info.veth_data, info.macvlan_data, VLAN)
     within_link = (info, *within_info, LINK.af_spec_bridge)
     found = dict(_NEWER)
-    for definitions in (LINK, *within_link, ADDRESS, ROUTE, ROUTE.metrics, NEIGHBOUR, qdiscs.Definitions, qdiscs.Options):
+    for definitions in (
+        LINK,
+        *within_link,
+        ADDRESS,
+        ROUTE,
+        ROUTE.metrics,
+        NEIGHBOUR,
+        Namespaces,
+        qdiscs.Definitions,
+        qdiscs.Options,
+    ):
         for place, entry in enumerate(definitions.nla_map):
             number, name, kind = entry if len(entry) == 3 else (place, *entry)
             found[name] = number, kind
@@ -123,7 +143,7 @@ class _Layout:
 
 
 _LAYOUTS: dict[Any, _Layout] = {
-    definitions: _Layout(definitions) for definitions in (LINK, ADDRESS, ROUTE, NEIGHBOUR, qdiscs.Definitions)
+    definitions: _Layout(definitions) for definitions in (LINK, ADDRESS, ROUTE, NEIGHBOUR, Namespaces, qdiscs.Definitions)
 }
 
 

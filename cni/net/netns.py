@@ -7,9 +7,11 @@ inside stay bound to it, so almost everything later happens from outside.
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import signal
 import socket
+import sys
 from contextlib import contextmanager
 from fcntl import ioctl
 from typing import TYPE_CHECKING
@@ -28,9 +30,17 @@ OPEN_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
 # A list of reserved ports may be long.
 _LONGEST_VALUE = 1 << 16
 
+# What it means that the kernel refuses to set a sysctl.
+_UNSET = {
+    errno.ENOENT: "this kernel has no such sysctl, or only one of the host's for all namespaces",
+    errno.EACCES: "it can only be read",
+    errno.EINVAL: "the kernel takes no such value for it, or not together with another sysctl's",
+}
+
 _CLONE_NEWNET = 0x40000000
 _NS_GET_NSTYPE = 0xB703
 _PR_SET_PDEATHSIG = 1
+_SO_NETNS_COOKIE = 71
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -82,6 +92,19 @@ def identity(fd: int) -> tuple[int, int]:
     return seen.st_dev, seen.st_ino
 
 
+def name(fd: int) -> str:
+    """What tells a namespace from all others, those included that had its inode before it: the kernel's number of it (0 before
+    Linux 5.14) is given once in a boot, and the boot has an id.
+    """
+    with open_socket(fd, socket.AF_UNIX, socket.SOCK_DGRAM, 0) as inside:
+        try:
+            cookie = inside.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8)
+        except OSError:
+            cookie = b""
+    boot = read_sysctl(None, "kernel/random/boot_id") or ""
+    return "{}:{}:{}:{}".format(*identity(fd), int.from_bytes(cookie, sys.byteorder), boot)
+
+
 def own_identity() -> tuple[int, int]:
     """The identity of the calling thread's namespace."""
     seen = os.stat(OWN)
@@ -119,7 +142,9 @@ def write_sysctls(fd: int | None, values: tuple[tuple[str, str], ...], must: boo
                     _write_here(key, value)
             except OSError as error:
                 if must and read_sysctl(None, key) != value:
-                    raise KernelError(f"cannot set sysctl {key} to {value}", error) from error
+                    failure = KernelError(f"cannot set sysctl {key} to {value!r}", error)
+                    failure.details = _UNSET.get(failure.errno, "")
+                    raise failure from error
 
 
 def read_sysctl(fd: int | None, key: str) -> str | None:
@@ -141,6 +166,15 @@ def read_sysctls(fd: int | None, keys: Iterable[str]) -> dict[str, str]:
             except OSError:
                 continue
     return found
+
+
+def write_only(fd: int | None, key: str) -> bool:
+    """Whether a sysctl is there and gives nobody its value, as the ``flush`` of routes."""
+    with entered(fd):
+        try:
+            return not os.stat("/proc/sys/" + key).st_mode & 0o444
+        except OSError:
+            return False
 
 
 def read_here(key: str) -> str:

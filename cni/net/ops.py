@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from cni.net.facts import NeighbourSeen
+from cni.net.qdiscs import TBF_HANDLE
 from cni.spec.addresses import Cidr, Ip
 from cni.spec.result import Route
 
@@ -388,7 +389,7 @@ class SetSysctls(Op, frozen=True, kw_only=True):
 
 class ConfirmSysctls(Op, frozen=True, kw_only=True):
     """Fail if a sysctl of the sandbox is not what it was set to: the kernel made something else of the value, or one that was
-    set later changed it. Those that can only be written are passed over.
+    set later changed it. Those that cannot be read are passed over.
     """
 
     values: tuple[tuple[str, str], ...]
@@ -526,9 +527,10 @@ class LimitRate(Op, frozen=True, kw_only=True):
 
 
 class UnlimitRate(Op, frozen=True, kw_only=True):
-    """Take the token bucket from a link of the host; one that is gone already is fine."""
+    """Take the token bucket of a handle from a link of the host; one that is gone already is fine."""
 
     name: str
+    handle: int = TBF_HANDLE
 
     def describe(self) -> str:
         return f"limit what {self.name} sends no longer"

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 # Where a qdisc is: at the root, which all that leaves a link goes through, or at the ingress, for all that comes in.
 ROOT, INGRESS = 0xFFFFFFFF, 0xFFFFFFF1
 
-# Handles, as the reference gives them: 1: and ffff:, the one that the kernel gives every ingress.
-TBF_HANDLE, INGRESS_HANDLE = 0x10000, 0xFFFF0000
+# Handles. That of a token bucket says who made it: 7077: for us ("pw"), which nobody gets by chance; 1: for the reference, and
+# for many an administrator. The kernel gives every ingress ffff:.
+TBF_HANDLE, REFERENCE_TBF_HANDLE, INGRESS_HANDLE = 0x70770000, 0x10000, 0xFFFF0000
 
 # A filter's priority, 1, and protocol, ETH_P_ALL in network byte order.
 _ANY_FIRST = 1 << 16 | struct.unpack("=H", b"\0\3")[0]
@@ -90,7 +91,7 @@ def redirect_attrs(index: int) -> list[object]:
     mirred = _MIRRED.pack(0, 0, _TC_ACT_STOLEN, 0, 0, _TCA_EGRESS_REDIR, index)
     action = [["TCA_ACT_KIND", "mirred"], ["TCA_ACT_OPTIONS", {"attrs": [["TCA_MIRRED_PARMS", mirred]]}]]
     inside = [
-        ["TCA_U32_CLASSID", TBF_HANDLE | 1],
+        ["TCA_U32_CLASSID", REFERENCE_TBF_HANDLE | 1],
         ["TCA_U32_SEL", selector],
         ["TCA_U32_ACT", {"attrs": [["TCA_ACT_FIRST", {"attrs": action}]]}],
     ]

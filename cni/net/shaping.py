@@ -52,17 +52,23 @@ def bucket(rate: int, burst: int) -> Bucket:
 
 
 def problems(name: str, wanted: Bucket, seen: Qdisc | None) -> list[str]:
-    """What is not as wanted, a line each."""
+    """What is not as wanted, a line each, in the units of the configuration."""
     if seen is None:
         return [f"{name} has no rate limit"]
     if seen.kind != "tbf":
         return [f"{name} has no rate limit but a qdisc {seen.kind}"]
-    told = [
-        f"{name} has {what} {have}, expected {want}"
-        for what, have, want in (("rate limit", seen.rate, wanted.rate), ("queue limit", seen.limit, wanted.limit))
-        if have != want
-    ]
+    told = []
     slack = _TICKS_OF_A_US + (wanted.burst * _NS // wanted.rate // _TICK_NS >> _FACTOR_BITS)
-    if slack < (seen.buffer - wanted.buffer) & _UINT32_MAX < _UINT32_MAX - slack:
-        told.append(f"{name} has a burst of {seen.buffer} ticks, expected {wanted.buffer}")
+    if seen.rate != wanted.rate:  # the size in ticks is the time that it takes at the rate
+        told.append(f"{name} has a rate limit of {8 * seen.rate} bits a second, expected {8 * wanted.rate}")
+    elif slack < (seen.buffer - wanted.buffer) & _UINT32_MAX < _UINT32_MAX - slack:
+        expected = wanted.burst or _bytes(wanted.buffer, wanted.rate)
+        told.append(f"{name} has a burst of {8 * _bytes(seen.buffer, seen.rate)} bits, expected {8 * expected}")
+    if seen.limit != wanted.limit:
+        told.append(f"{name} lets {seen.limit} bytes wait, expected {wanted.limit}")
     return told
+
+
+def _bytes(ticks: int, rate: int) -> int:
+    """A bucket's size in bytes, rounded."""
+    return (ticks * _TICK_NS * rate + _NS // 2) // _NS

@@ -69,9 +69,9 @@ class Traffic:
                 raise UnsupportedField(f"{words}: this kernel has no token bucket", lacks) from error
             raise
 
-    def unlimit_rate(self, name: str) -> bool:
-        """Take the token bucket from a link; False when it was gone already."""
-        return self._drop_qdisc(f"cannot take the rate limit from {name}", name, qdiscs.ROOT, qdiscs.TBF_HANDLE)
+    def unlimit_rate(self, name: str, handle: int = qdiscs.TBF_HANDLE) -> bool:
+        """Take the token bucket of a handle from a link; False when it was gone already."""
+        return self._drop_qdisc(f"cannot take the rate limit from {name}", name, qdiscs.ROOT, handle)
 
     def redirect(self, name: str, to: str) -> None:
         """Have all that comes in by a link leave by another. KernelError with EEXIST when it has an ingress qdisc."""

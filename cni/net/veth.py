@@ -39,24 +39,36 @@ def look(call: Call, host: Host, prev: Result | None) -> Ends:
     seen = inside.look(call, host, prev)
     container = seen.link
     host_end = host.root.link(call.owner.host_veth)
-    if (host_end is None or host_end.alias != call.owner.label) and container is not None and container.peer_elsewhere:
-        host_end = host.root.link_at(container.peer_index)  # made by another suite, or renamed
+    if (host_end is None or host_end.alias != call.owner.label) and container is not None:
+        host_end = peer(host, container)  # made by another suite, or renamed
     return Ends(container, seen.addresses, host_end, seen.same_sandbox)
 
 
 def host_end(call: Call, host: Host, container: Link | None) -> Link | None:
     """The host's end of a veth that any suite made: by the container's end, or by its label where that is gone. None for what
-    is no veth, and for one whose other end is not in the host's namespace, where its index may be another link's.
+    is no veth, and for one whose other end is not in the host's namespace.
     """
     if container is None:
         labelled = host.root.link(call.owner.host_veth)
         return labelled if labelled is not None and labelled.alias == call.owner.label else None
-    if container.kind != "veth" or not container.peer_elsewhere:
+    return peer(host, container)
+
+
+def is_others(call: Call, link: Link) -> bool:
+    """Whether a link has the label of another attachment."""
+    return link.alias.startswith(PREFIX + "/") and link.alias != call.owner.label
+
+
+def peer(host: Host, container: Link) -> Link | None:
+    """The host's end of a veth of the sandbox, None when it is elsewhere. An index is of one namespace and may be of another
+    link in the next, so the host's end has to be one that leads to this very sandbox and interface.
+    """
+    if container.kind != "veth" or not container.peer_elsewhere or host.sandbox_fd is None:
         return None
     found = host.root.link_at(container.peer_index)
-    if found is None or found.kind != "veth" or not found.peer_elsewhere or found.peer_index != container.index:
+    if found is None or found.kind != "veth" or found.peer_netns is None or found.peer_index != container.index:
         return None
-    return None if found.alias.startswith(PREFIX + "/") and found.alias != call.owner.label else found
+    return found if found.peer_netns == host.root.netns_number(host.sandbox_fd) else None
 
 
 def addresses(call: Call, ends: Ends, known: Result | None) -> tuple[Cidr, ...]:
@@ -86,7 +98,7 @@ def plan_del(call: Call, ends: Ends) -> Plan:
     stays = container is not None and not peers
     if host_end is not None and host_end.alias == call.owner.label:
         plan.append(DeleteLink(side=HOST, name=host_end.name))
-    elif host_end is not None and peers and not host_end.alias.startswith(PREFIX + "/"):
+    elif host_end is not None and peers and not is_others(call, host_end):
         plan.append(DeleteLink(side=SANDBOX, name=call.ifname))
     else:
         stays = container is not None

@@ -4,8 +4,9 @@ Towards the pod the host's end of the veth has a token bucket for what it sends.
 nothing can wait: it is led to an ifb, a link of the host's own, which has the bucket. Names, numbers and results are the
 reference's, so CHECK and DEL of either suite serve what the other's ADD made. On purpose different: limits of the
 configuration and of the runtime are taken for each direction on its own, and 0 is no limit; two interfaces of a container on
-one network have an ifb each (P#151); ADD can be repeated, and a failed one leaves nothing; DEL takes the limits from a veth
-that stays; CHECK looks at the way to the ifb, too.
+one network have an ifb each (P#151); ADD can be repeated, also without limits, and a failed one leaves nothing; DEL takes
+the limits from a veth that stays; CHECK looks at the way to the ifb, too; a token bucket has a handle of ours, because the
+reference's, 1:, is what people give theirs.
 """
 
 from __future__ import annotations
@@ -19,13 +20,14 @@ from msgspec import Meta
 from cni.net import shaping, veth
 from cni.net.facts import Link, Shaping
 from cni.net.ops import HOST, CreateIfb, DeleteLink, DropRedirect, LimitRate, Plan, Redirect, UnlimitRate
-from cni.net.qdiscs import TBF_HANDLE
-from cni.spec.conf import NetConf, read
+from cni.net.qdiscs import REFERENCE_TBF_HANDLE, TBF_HANDLE
+from cni.spec.conf import NetConf, read, read_to_remove
 from cni.spec.errors import CNIError, ConfigError, NotAvailable
 from cni.spec.owner import of_network
 from cni.spec.result import Interface, Result
 
 if TYPE_CHECKING:
+    from cni.net.facts import Qdisc
     from cni.net.host import Host
     from cni.spec.call import Call
     from cni.spec.owner import Owner
@@ -84,6 +86,15 @@ class Limit(msgspec.Struct, frozen=True):
         """The token bucket that does it."""
         return shaping.bucket(self.rate, self.burst)
 
+    @property
+    def possible(self) -> bool:
+        """Whether there is a limit, and a token bucket can have its numbers."""
+        try:
+            self.validate()
+        except ConfigError:
+            return False
+        return self.given
+
     def validate(self) -> None:
         """ConfigError for numbers that no token bucket can have."""
         rate, burst = self.keys
@@ -136,14 +147,16 @@ class Conf(NetConf, frozen=True, kw_only=True, rename="camel"):
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
-    """What a call sees. Without limits nothing is looked at.
+    """What a call sees; CHECK nothing without limits.
 
-    ``veth`` is the host's end of the pod's interface. ``there`` are the links that have a name of the attachment's ifb,
-    ``ifbs`` those of them that are its own; ``bucket`` is that of the first of these.
+    ``veth`` is the host's end of the pod's interface; where it is another attachment's, ``whose`` is its label instead.
+    ``there`` are the links that have a name of the attachment's ifb, ``ifbs`` those of them that are its own; ``bucket`` is
+    that of the first of these.
     """
 
     container: Link | None = None
     veth: Link | None = None
+    whose: str = ""
     shaping: Shaping = Shaping()
     there: tuple[Link, ...] = ()
     ifbs: tuple[Link, ...] = ()
@@ -151,9 +164,9 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def parse(call: Call) -> Conf:
-    """The configuration. DEL and GC need none: what an ADD made goes, whatever stands there now."""
+    """The configuration. DEL and GC take one that ADD would refuse: what was made goes, whatever stands there now."""
     if call.verb in ("DEL", "GC"):
-        return Conf()
+        return read_to_remove(call, Conf)
     conf = read(call, Conf)
     for limit in conf.limits:
         limit.validate()
@@ -165,15 +178,17 @@ def parse(call: Call) -> Conf:
 
 def look(conf: Conf, call: Call, host: Host, known: Result | None) -> Facts:
     """The veth, its qdiscs and filters, and what has the names of an ifb. ``known`` is prevResult."""
-    if call.verb != "DEL" and not conf.shapes:
+    if call.verb == "CHECK" and not conf.shapes:
         return Facts()
     container = host.sandbox.link(call.ifname) if host.sandbox is not None else None
-    host_end = veth.host_end(call, host, container)
+    found = veth.host_end(call, host, container)
+    host_end = None if found is not None and veth.is_others(call, found) else found
+    whose = found.alias if found is not None and host_end is None else ""
     seen = host.root.traffic.shaping(host_end.name) if host_end is not None else Shaping()
     there = tuple(link for name in ifb_names(call.owner) if (link := host.root.link(name)) is not None)
     ifbs = tuple(link for link in there if _is_own(call, link, seen, known))
     bucket = host.root.traffic.shaping(ifbs[0].name) if ifbs and call.verb == "CHECK" else Shaping()
-    return Facts(container=container, veth=host_end, shaping=seen, there=there, ifbs=ifbs, bucket=bucket)
+    return Facts(container=container, veth=host_end, whose=whose, shaping=seen, there=there, ifbs=ifbs, bucket=bucket)
 
 
 def ifb_names(owner: Owner) -> tuple[str, str]:
@@ -199,18 +214,19 @@ def _is_own(call: Call, link: Link, seen: Shaping, known: Result | None) -> bool
 def plan_add(conf: Conf, call: Call, facts: Facts, lease: Result) -> tuple[Plan, Result]:
     """Limit each direction, after whatever an earlier ADD of this attachment left is gone."""
     if not conf.shapes:
-        return [], lease
+        return _plan_removal(conf, facts), lease
     host_end = _needed(call, facts)
     _refuse_foreign(host_end, facts, conf)
     ingress, egress = conf.limits
-    plan = _plan_removal(call, facts)
+    plan = _plan_removal(conf, facts)
     if ingress.given:
         plan.append(_limit(host_end.name, ingress))
         _note_small(call, ingress, host_end)
     if not egress.given:
         return plan, lease
     _note_small(call, egress, host_end)
-    name, mac, key = _free_name(call, facts), call.owner.mac("ifb"), egress.keys[0]
+    mac, key = call.owner.mac("ifb"), egress.keys[0]
+    name = _free_name(call, facts, key)
     plan += [
         CreateIfb(name=name, mac=mac, mtu=host_end.mtu, label=call.owner.label, key=key),
         _limit(name, egress),
@@ -227,7 +243,7 @@ def report(conf: Conf, result: Result, host: Host) -> Result:
 
 def plan_del(conf: Conf, call: Call, facts: Facts) -> Plan:
     """Take the limits from the veth, where there still is one, and delete the ifb."""
-    return _plan_removal(call, facts)
+    return _plan_removal(conf, facts)
 
 
 def check(conf: Conf, call: Call, facts: Facts, prev: Result) -> list[str]:
@@ -237,18 +253,20 @@ def check(conf: Conf, call: Call, facts: Facts, prev: Result) -> list[str]:
     if facts.container is None:
         return [f"interface {call.ifname} is gone from the sandbox"]
     if facts.veth is None:
-        return [f"interface {call.ifname} has no veth end on the host"]
+        return [f"interface {call.ifname} is no veth of this attachment with its other end on the host"]
     ingress, egress = conf.limits
     problems = shaping.problems(facts.veth.name, ingress.bucket, facts.shaping.root) if ingress.given else []
     if not egress.given:
         return problems
     if not facts.ifbs:
-        return [*problems, f"the ifb {ifb_names(call.owner)[0]} is gone"]
+        return [*problems, f"the ifb {ifb_names(call.owner)[0]} is gone: nothing limits what the pod sends"]
     ifb = facts.ifbs[0]
-    problems += [] if ifb.up else [f"{ifb.name} is down"]
+    problems += [] if ifb.up else [f"the ifb {ifb.name} is down: what the pod sends is dropped"]
     problems += shaping.problems(ifb.name, egress.bucket, facts.bucket.root)
     if not any(found.matches_all and found.target == ifb.index for found in facts.shaping.filters):
-        problems.append(f"what comes in by {facts.veth.name} is not redirected to {ifb.name}")
+        problems.append(
+            f"what comes in by {facts.veth.name} is not redirected to {ifb.name}: nothing limits what the pod sends"
+        )
     return problems
 
 
@@ -278,6 +296,9 @@ def _needed(call: Call, facts: Facts) -> Link:
         raise ConfigError(f"there is no interface {call.ifname} in sandbox {call.netns!r}", needs)
     if facts.container.kind != "veth":
         raise ConfigError(f"interface {call.ifname} is of kind {facts.container.kind or 'unknown'!r}", needs)
+    if facts.whose:
+        told = f"the veth of {call.ifname} is of another attachment, {facts.whose}"
+        raise ConfigError(told, "limits belong into the list of the plugin that made it, under one name of a network")
     if facts.veth is None:
         raise ConfigError(f"the other end of {call.ifname} is not in the host's namespace", needs)
     return facts.veth
@@ -287,31 +308,39 @@ def _refuse_foreign(host_end: Link, facts: Facts, conf: Conf) -> None:
     """CNIError where somebody else shapes the veth, in the place that a limit takes."""
     ingress, egress = conf.limits
     root, entry = facts.shaping.root, facts.shaping.ingress
-    told = f"tc qdisc show dev {host_end.name} tells of it; remove it, or the limit"
-    if ingress.given and root is not None and not _is_bucket(facts):
-        raise CNIError(f"{host_end.name} has a qdisc {root.kind} of somebody else's", told)
-    if egress.given and entry is not None and not _is_redirect(facts):
-        raise CNIError(f"{host_end.name} has a qdisc {entry.kind} with filters of somebody else's", told)
+    for limit, what, ours in ((ingress, root, _is_bucket(conf, root)), (egress, entry, _is_redirect(facts))):
+        if limit.given and what is not None and not ours:
+            there = f"cannot set {limit.keys[0]}: {host_end.name}, the host's end of the pod's veth, has a qdisc {what.kind}"
+            place = "root" if what is root else "ingress"
+            told = f"tc qdisc show dev {host_end.name} tells of it; tc qdisc del dev {host_end.name} {place} removes it"
+            raise CNIError(f"{there} of somebody else's", f"{told}; or remove the limit")
 
 
-def _is_bucket(facts: Facts) -> bool:
-    """Whether the veth has a token bucket of an ADD, by its handle, which nobody gets without asking."""
-    root = facts.shaping.root
-    return root is not None and (root.kind, root.handle) == ("tbf", TBF_HANDLE)
+def _is_bucket(conf: Conf, root: Qdisc | None) -> bool:
+    """Whether a link's root qdisc is a token bucket of an ADD: by its handle, or, of the reference's, which an administrator's
+    may have as well, by that and the numbers of the configuration.
+    """
+    if root is None or root.kind != "tbf" or root.handle not in (TBF_HANDLE, REFERENCE_TBF_HANDLE):
+        return False
+    limit = conf.limits[0]
+    return root.handle == TBF_HANDLE or (limit.possible and not shaping.problems("", limit.bucket, root))
 
 
 def _is_redirect(facts: Facts) -> bool:
-    """Whether all that the veth's ingress does is to lead to the attachment's ifb, or to one that is gone."""
-    entry = facts.shaping.ingress
-    own = {0, *(link.index for link in facts.ifbs)}
-    return entry is not None and entry.kind == "ingress" and all(found.target in own for found in facts.shaping.filters)
+    """Whether all that the veth's ingress does is to lead to the attachment's ifb, or everything to one that is gone. One
+    without filters is a killed ADD's only where there is an ifb.
+    """
+    entry, filters, own = facts.shaping.ingress, facts.shaping.filters, {link.index for link in facts.ifbs}
+    leads = all(found.target in own or (found.target == 0 and found.matches_all) for found in filters)
+    return entry is not None and entry.kind == "ingress" and leads and bool(filters or own)
 
 
-def _plan_removal(call: Call, facts: Facts) -> Plan:
+def _plan_removal(conf: Conf, facts: Facts) -> Plan:
     plan: Plan = []
-    if facts.veth is not None:
-        plan += [UnlimitRate(name=facts.veth.name)] if _is_bucket(facts) else []
-        plan += [DropRedirect(name=facts.veth.name)] if _is_redirect(facts) else []
+    end, root = facts.veth, facts.shaping.root
+    if end is not None:
+        plan += [UnlimitRate(name=end.name, handle=root.handle)] if root is not None and _is_bucket(conf, root) else []
+        plan += [DropRedirect(name=end.name)] if _is_redirect(facts) else []
     return plan + [DeleteLink(side=HOST, name=link.name) for link in facts.ifbs]
 
 
@@ -320,16 +349,19 @@ def _limit(name: str, limit: Limit) -> LimitRate:
     return LimitRate(name=name, rate=made.rate, limit=made.limit, buffer=made.buffer, burst=made.burst, key=limit.keys[0])
 
 
-def _free_name(call: Call, facts: Facts) -> str:
+def _free_name(call: Call, facts: Facts, key: str) -> str:
     taken = {link.name for link in facts.there if link not in facts.ifbs}
     names = ifb_names(call.owner)
     for name in names:
         if name not in taken:
             return name
-    raise CNIError(f"links {' and '.join(names)} are there, and are not this attachment's", "remove them, or rename them")
+    told = f"cannot create an ifb for {key}: the links {' and '.join(names)} are there, and are not this attachment's"
+    raise CNIError(told, "remove one of them, or rename it")
 
 
 def _note_small(call: Call, limit: Limit, host_end: Link) -> None:
     """A packet that is larger than the bucket never passes."""
-    if limit.burst // 8 < host_end.mtu + ETHERNET_HEADER:
-        call.notes.append(f"{limit.keys[1]} {limit.burst} is less than a packet of MTU {host_end.mtu}: such are dropped")
+    packet = host_end.mtu + ETHERNET_HEADER
+    if limit.burst // 8 < packet:
+        told = f"{limit.keys[1]} {limit.burst} is less than the {8 * packet} bits of a packet of MTU {host_end.mtu}"
+        call.notes.append(f"{told}: larger packets are dropped")

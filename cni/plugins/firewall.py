@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 from msgspec import Meta
 
+from cni.net import veth
 from cni.net.facts import Link
 from cni.net.ops import IsolatePort
 from cni.nft import firewall
@@ -124,7 +125,7 @@ def look(conf: Conf, call: Call, host: Host, known: Result | None) -> Facts:
     if bridge is None or bridge.kind != "bridge":
         return Facts(rules=rules)
     inside = host.sandbox.link(call.ifname) if host.sandbox is not None else None
-    port = host.root.link_at(inside.peer_index) if inside is not None and inside.peer_elsewhere else None
+    port = veth.peer(host, inside) if inside is not None else None
     return Facts(rules=rules, bridge=bridge, port=port if port is not None and port.master == bridge.index else None)
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 from msgspec import Meta
 
+from cni.net import veth
 from cni.net.ops import HOST, Plan, SetSysctls
 from cni.nft import portmap
 from cni.nft.ops import Unread, attempt, require, witness
@@ -328,8 +329,7 @@ def _host_end(call: Call, host: Host) -> Link | None:
     if link is not None and link.alias == call.owner.label:
         return link
     pod = host.sandbox.link(call.ifname) if host.sandbox is not None else None
-    link = host.root.link_at(pod.peer_index) if pod is not None and pod.kind == "veth" and pod.peer_elsewhere else None
-    return link if link is not None and pod is not None and link.kind == "veth" and link.peer_index == pod.index else None
+    return veth.peer(host, pod) if pod is not None else None
 
 
 def _localnet(interface: str) -> str:

@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Meta
 
 from cni.net import allowlist, backup
-from cni.net.backup import ALLMULTI, ATTRIBUTES, MAC, MTU, PROMISC, QUEUE, Backup, Own
+from cni.net.backup import ALLMULTI, ATTRIBUTES, MAC, MTU, PROMISC, QUEUE, Backup, Own, Sibling
 from cni.net.configure import check_mtu
 from cni.net.facts import Link, NeighbourSeen
 from cni.net.ops import SANDBOX, Attempt, ConfirmSysctls, Plan, RemoveFile, SetSysctls, TuneLink, WriteFile
@@ -83,10 +83,10 @@ class Conf(NetConf, frozen=True, kw_only=True, rename="camel"):
     def validate(self, call: Call) -> None:
         """ConfigError, or EnvError for what is in CNI_ARGS, where a value cannot be."""
         if not self.folder.startswith("/"):
-            raise ConfigError(f"dataDir {self.data_dir!r} is not an absolute path")
+            raise ConfigError(f"dataDir {self.data_dir!r} is not an absolute path", f"the default is {DATA_DIR}")
         for place in (("sysctl",), ("args", "cni", "sysctl")):
             for key in repeated_keys(call.stdin, *place):
-                raise ConfigError(f"sysctl {key!r} stands in {'.'.join(place)} more than once")
+                raise ConfigError(f"sysctl {key!r} stands in {'.'.join(place)} more than once", "remove all but one")
         mtu = self.mtu if self.args.cni.mtu is None else self.args.cni.mtu
         if mtu and mtu not in MTU_RANGE:
             raise ConfigError(f"invalid mtu {mtu}: expected {MTU_RANGE.start} to {MTU_RANGE.stop - 1}")
@@ -123,7 +123,7 @@ class Conf(NetConf, frozen=True, kw_only=True, rename="camel"):
             for name, value in given.items():
                 path = sysctl.path(name, call.ifname or sysctl.IFNAME)
                 if path in paths and not sysctl.same(given[paths[path]], value):
-                    raise ConfigError(f"sysctls {paths[path]!r} and {name!r} are the same, and have two values")
+                    raise ConfigError(f"sysctls {paths[path]!r} and {name!r} are the same, and have two values", "remove one")
                 paths[path] = name
                 found.pop(path, None)  # what comes later is written later
                 found[path] = value
@@ -144,16 +144,21 @@ class AtMac(msgspec.Struct, frozen=True):
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
     """What a call sees. Parts that the verb does not need stay at their defaults.
 
-    ``sysctls`` are those that can be read. ``raw`` is what the file of former values has, ``backup`` what that means;
-    ``foreign`` says that it is another attachment's. ``sandbox`` tells this sandbox from others.
+    ``sysctls`` are those that can be read, ``mute``, for CHECK, those that can only be written. ``raw`` is what the file of
+    former values has, ``backup`` what that means; ``foreign`` says that it is another attachment's. ``sandbox`` tells this
+    sandbox from others, and ``siblings`` are the files of its other attachments. ``later_mtu`` is, for CHECK, what the file
+    says that the interface was to have at last.
     """
 
     link: Link | None = None
     sysctls: dict[str, str] = {}
+    mute: tuple[str, ...] = ()
     raw: bytes | None = None
     backup: Backup | None = None
     foreign: bool = False
     sandbox: str = ""
+    siblings: tuple[Sibling, ...] = ()
+    later_mtu: int = 0
     at_mac: AtMac = AtMac()
 
 
@@ -177,23 +182,61 @@ def look(conf: Conf, call: Call, host: Host, known: Result | None) -> Facts:
     link = host.sandbox.link(call.ifname) if attributes and host.sandbox is not None else None
     facts = Facts(link=link, sysctls=host.sysctls(SANDBOX, sysctls) if sysctls else {}, sandbox=host.sandbox_name)
     if call.verb == "CHECK":
-        return facts
+        mute = tuple(key for key in sysctls if key not in facts.sysctls and host.write_only(SANDBOX, key))
+        changed = link is not None and attributes.get(MTU, link.mtu) != link.mtu
+        return msgspec.structs.replace(facts, mute=mute, later_mtu=_look_later_mtu(conf, call, host) if changed else 0)
     if conf.names:
         allowlist.check(conf.names, host.file(allowlist.PATH))
     if not attributes and not sysctls:
         return facts
+    raw, found = _look_backup(conf, call, host)
+    return msgspec.structs.replace(
+        facts,
+        raw=raw,
+        backup=found,
+        siblings=_look_siblings(conf, call, host) if sysctls else (),
+        at_mac=_look_mac(call, host, link, attributes),
+    )
+
+
+def _look_backup(conf: Conf, call: Call, host: Host) -> tuple[bytes | None, Backup | None]:
+    """The file of former values, and what it means. That of an earlier attachment of the same interface is taken over."""
     path = backup.file_of(conf.folder, call.owner)
     raw = host.file(path, follow=False)
-    found = None
     try:
         found = None if raw is None else backup.read(raw)
     except CNIError as error:
         call.notes.append(f"{path} is replaced: {error}")
-    if found is not None and not found.is_of(call.owner):
-        raise CNIError(
-            f"{path} has the former values of another attachment", "give this container another id, or remove the file"
-        )
-    return msgspec.structs.replace(facts, raw=raw, backup=found, at_mac=_look_mac(call, host, link, attributes))
+        return raw, None
+    if found is None or found.own is None or found.is_of(call.owner):
+        return raw, found
+    whose = found.own.owner
+    if not found.is_at(call.owner):
+        told = "both have a file of this name; end that one first, or remove the file if it is gone"
+        raise CNIError(f"{path} has the former values of another attachment, {whose}", told)
+    call.notes.append(f"{path} is taken over from {whose}, an earlier attachment of {call.ifname}")
+    return raw, found
+
+
+def _look_later_mtu(conf: Conf, call: Call, host: Host) -> int:
+    """The MTU that the interface was to have at last: results of old versions do not tell of a later tuning's. 0 if unknown."""
+    try:
+        found = backup.read(host.file(backup.file_of(conf.folder, call.owner), follow=False) or b"")
+    except CNIError:
+        return 0
+    return found.own.mtu if found.own is not None and found.is_of(call.owner) else 0
+
+
+def _look_siblings(conf: Conf, call: Call, host: Host) -> tuple[Sibling, ...]:
+    """The files of the sandbox's other attachments: a container has one id, with which their names begin."""
+    found = []
+    for name in host.files(conf.folder):
+        if name.startswith(f"{call.container_id}_"):
+            try:
+                found.append((f"{conf.folder}/{name}", host.file(f"{conf.folder}/{name}", follow=False) or b""))
+            except CNIError:
+                continue  # a folder, a pipe: none of ours
+    return backup.siblings(backup.file_of(conf.folder, call.owner), host.sandbox_name, found)
 
 
 def _look_del(conf: Conf, call: Call, host: Host) -> Facts:
@@ -206,16 +249,29 @@ def _look_del(conf: Conf, call: Call, host: Host) -> Facts:
         raw = host.file(path, follow=False)
         found = None if raw is None else backup.read(raw)
     except CNIError as error:
-        call.notes.append(f"going on without former values: {path}: {error}")
+        call.notes.append(f"nothing is restored from {path}: {error}")
         return Facts()
     if found is None or host.sandbox is None:
         return Facts(foreign=found is not None and not found.is_of(call.owner), raw=raw)
     try:
         link = host.sandbox.link(call.ifname) if found.attributes else None
-        facts = Facts(link=link, sysctls=host.sysctls(SANDBOX, found.sysctls), raw=raw, backup=found, sandbox=host.sandbox_name)
+        mac = found.attributes.get(MAC, "")
+        if link is not None and mac and len(mac) != len(link.mac):
+            call.notes.append(
+                f"{path} has {mac} as former hardware address of {call.ifname}, which has {link.mac}: it keeps that"
+            )
+            found = found.without(MAC)
+        facts = Facts(
+            link=link,
+            sysctls=host.sysctls(SANDBOX, found.sysctls),
+            raw=raw,
+            backup=found,
+            sandbox=host.sandbox_name,
+            siblings=_look_siblings(conf, call, host) if found.sysctls else (),
+        )
         at_mac = _look_mac(call, host, link, found.attributes, found.own.mac if found.own is not None else "")
     except CNIError as error:
-        call.notes.append(f"former values are not restored: {error}")
+        call.notes.append(f"nothing is restored from {path}, because the sandbox cannot be read: {error}")
         return Facts(raw=raw, foreign=not found.is_of(call.owner))
     return msgspec.structs.replace(facts, at_mac=at_mac, foreign=not found.is_of(call.owner))
 
@@ -228,7 +284,7 @@ def _look_mac(call: Call, host: Host, link: Link | None, attributes: dict[str, A
     try:
         return AtMac(spoof.guards(host, call.owner), tuned, neighbours)
     except CNIError as error:
-        call.notes.append(f"no MAC spoof check was looked for: {error}")
+        call.notes.append(f"a MAC spoof check stays as it is, if there is one, and stops what the pod sends: {error}")
         return AtMac(False, tuned, neighbours)
 
 
@@ -247,9 +303,9 @@ def plan_add(conf: Conf, call: Call, facts: Facts, lease: Result) -> tuple[Plan,
     plan: Plan = _plan_backup(conf, call, facts, attributes)
     if facts.link is not None:
         plan += _plan_link(call.owner, call.ifname, facts.link, attributes, facts.at_mac)
-    former = tuple((key, facts.sysctls[key]) for key in sysctls if key in facts.sysctls)
-    if former:  # one may have changed another, or have been taken in part: in the end all go back once more
-        plan.append(InCaseOfUndo(op=SetSysctls(side=SANDBOX, values=former), shared=False))
+    former = [(key, facts.sysctls[key]) for key in sysctls if key in facts.sysctls]
+    # One may have changed another, or have been taken in part: in the end all go back once more, and what does not is told.
+    plan += [InCaseOfUndo(op=SetSysctls(side=SANDBOX, values=(pair,), must=True)) for pair in reversed(former)]
     for key, value in sysctls.items():
         before = ((key, facts.sysctls[key]),) if key in facts.sysctls else ()
         plan.append(SetSysctls(side=SANDBOX, values=((key, value),), must=True, before=before))
@@ -274,8 +330,10 @@ def plan_del(conf: Conf, call: Call, facts: Facts) -> Plan:
     if seen is not None and seen.is_about(facts.sandbox, link.index if link is not None else 0):
         if link is not None:
             plan += _plan_link(call.owner, call.ifname, link, seen.attributes, facts.at_mac)
-        one_by_one = [SetSysctls(side=SANDBOX, values=(pair,), must=True) for pair in seen.sysctls.items()]
-        if any(facts.sysctls.get(key, value) != value for key, value in seen.sysctls.items()):
+        sysctls, heirs = backup.handed_over(seen, facts.siblings)
+        plan += [WriteFile(path=heir.path, content=backup.text(heir.backup), before=heir.raw) for heir in heirs]
+        one_by_one = [SetSysctls(side=SANDBOX, values=(pair,), must=True) for pair in sysctls.items()]
+        if any(facts.sysctls.get(key, value) != value for key, value in sysctls.items()):
             # One may forbid another's value, or change it: first backwards, then forwards all of them take theirs.
             first = [Attempt(op=op, notes=[]) for op in reversed(one_by_one[1:])]
             plan += [*first, *one_by_one]
@@ -291,11 +349,13 @@ def check(conf: Conf, call: Call, facts: Facts, prev: Result) -> list[str]:
         return [f"interface {call.ifname} is gone from the sandbox"]
     seen = backup.attributes_of(facts.link) if facts.link is not None else {}
     for key, wanted in attributes.items():
-        if seen[key] != wanted and seen[key] not in _told(prev, call.ifname, key):
+        if seen[key] != wanted and seen[key] not in _told(prev, call.ifname, key, facts.later_mtu):
             problems.append(f"interface {call.ifname} has {key} {_spelled(seen[key])}, expected {_spelled(wanted)}")
     for key, value in conf.sysctls(call).items():
+        if key in facts.mute:
+            continue
         if key not in facts.sysctls:
-            problems.append(f"sysctl {key} cannot be read")
+            problems.append(f"sysctl {key} cannot be read any more, expected {value!r}")
         elif not sysctl.same(facts.sysctls[key], value):
             problems.append(f"sysctl {key} is {facts.sysctls[key]!r}, expected {value!r}")
     return problems
@@ -346,10 +406,16 @@ def _plan_backup(conf: Conf, call: Call, facts: Facts, attributes: dict[str, Any
     """Note the values as they are, but for those that stand in the file already: they are the original ones."""
     now = backup.attributes_of(facts.link) if facts.link is not None else {}
     index = facts.link.index if facts.link is not None else 0
-    new = Backup(
-        {key: now[key] for key in attributes},
-        Own(call.owner.label, facts.sandbox, index, str(attributes.get(MAC, "")), facts.sysctls),
+    own = Own(
+        owner=call.owner.label,
+        sandbox=facts.sandbox,
+        index=index,
+        mac=str(attributes.get(MAC, "")),
+        mtu=attributes.get(MTU, 0),
+        turn=1 + max((sibling.turn for sibling in facts.siblings), default=0),
+        sysctls=facts.sysctls,
     )
+    new = Backup({key: now[key] for key in attributes}, own)
     old = facts.backup
     if old is not None and old.is_about(facts.sandbox, index):
         new = backup.merged(new, old)
@@ -390,10 +456,13 @@ def _entries(prev: Result, ifname: str) -> list[Interface]:
     return [entry for entry in named if entry.sandbox] or named
 
 
-def _told(prev: Result, ifname: str, key: str) -> list[Any]:
-    """What prevResult says of an attribute of the interface."""
+def _told(prev: Result, ifname: str, key: str, later_mtu: int) -> list[Any]:
+    """What prevResult, or for its MTU the file, says of an attribute of the interface."""
     entries = _entries(prev, ifname)
-    told: dict[str, list[Any]] = {MAC: [entry.mac.lower() for entry in entries], MTU: [entry.mtu for entry in entries]}
+    told: dict[str, list[Any]] = {
+        MAC: [entry.mac.lower() for entry in entries],
+        MTU: [*(entry.mtu for entry in entries), later_mtu],
+    }
     return told.get(key, [])
 
 

@@ -63,6 +63,11 @@ def of_network(label: str, network: str) -> bool:
     return label.startswith((f"{PREFIX}/{network}/", hashed_network(network) + "/"))
 
 
+def of_interface(label: str, container_id: str, ifname: str) -> bool:
+    """Whether a label, plain or hashed, is of an interface of a container, of whatever network."""
+    return label.split("/", 2)[2:] in ([f"{container_id}/{ifname}"], [_hash(container_id, ifname)])
+
+
 def hashed_network(network: str) -> str:
     """The beginning of every hashed label of a network."""
     return f"{PREFIX}/{_hash(network)}"

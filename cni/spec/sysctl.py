@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from ipaddress import IPv6Address
+
 from cni.spec.errors import ConfigError
 
 # What stands for the name of the attachment's interface.
@@ -32,15 +35,37 @@ def path(name: str, ifname: str) -> str:
 
 
 def same(one: str, other: str) -> bool:
-    """Whether two values are the same to the kernel: fields between whatever white space, numbers however they are written,
-    lists of ports in whatever order.
+    """Whether two values are the same to the kernel: fields between whatever white space, numbers in whatever base, lists of
+    ports in whatever order, IPv6 addresses however they are shortened.
     """
     ours, theirs = one.split(), other.split()
     return len(ours) == len(theirs) and all(map(_same_field, ours, theirs))
 
 
 def _same_field(one: str, other: str) -> bool:
-    return one == other or ((ports := _ports(one)) is not None and ports == _ports(other))
+    if one == other:
+        return True
+    ports, address = _ports(one), _address(one)
+    return (ports is not None and ports == _ports(other)) or (address is not None and address == _address(other))
+
+
+def _address(field: str) -> IPv6Address | None:
+    """An IPv6 address (``stable_secret``); None for what is none."""
+    try:
+        return IPv6Address(field)
+    except ValueError:
+        return None
+
+
+def _number(text: str) -> int:
+    """A number as the kernel reads it: ``0x`` makes it hexadecimal, a leading ``0`` octal. ValueError for what the kernel
+    refuses.
+    """
+    found = _NUMBER.fullmatch(text)
+    if found is None:
+        raise ValueError(text)
+    sign, sixteen, eight, ten = found.groups(default="")
+    return int(sign + (sixteen or eight or ten), 16 if sixteen else 8 if eight else 10)
 
 
 def _ports(field: str) -> frozenset[int] | None:
@@ -49,7 +74,7 @@ def _ports(field: str) -> frozenset[int] | None:
     for part in field.split(","):
         low, dash, high = part.partition("-") if not part.startswith("-") else (part, "", "")
         try:
-            begin, end = int(low), int(high) if dash else int(low)
+            begin, end = _number(low), _number(high) if dash else _number(low)
         except ValueError:
             return None
         if end - begin >= _PORTS:
@@ -58,4 +83,5 @@ def _ports(field: str) -> frozenset[int] | None:
     return frozenset(found)
 
 
+_NUMBER = re.compile(r"(-?)(?:0x([0-9a-f]+)|(0[0-7]*)|([1-9][0-9]*))", re.IGNORECASE | re.ASCII)
 _SWAPPED = str.maketrans("./", "/.")

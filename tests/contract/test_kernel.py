@@ -439,6 +439,7 @@ def test_links_of_a_namespace_that_a_link_tells(lab: Lab) -> None:
     there = must(lab.root.link("veth1")).peer_netns
     assert there is not None
     assert {(link.name, link.kind) for link in lab.root.links(there)} == {("lo", ""), ("eth0", "veth"), ("net1", "macvlan")}
+    assert lab.root.netns_number(lab.pod_fd) == there
 
 
 def test_a_macvlan_within_one_namespace(lab: Lab) -> None:
@@ -1011,7 +1012,7 @@ def test_a_rate_limit_comes_and_goes(lab: Lab, rate: int, limit: int, buffer: in
     assert lab.root.traffic.shaping("veth1") == Shaping(Qdisc("tbf", TBF_HANDLE, rate, limit, buffer))
     if lab.judge is not None:
         [told] = observe.qdiscs(lab.judge, "veth1")
-        assert (told["kind"], told["handle"], told["root"], told["options"]["rate"]) == ("tbf", "1:", True, rate)
+        assert (told["kind"], told["handle"], told["root"], told["options"]["rate"]) == ("tbf", "7077:", True, rate)
         assert int(told["options"]["burst_raw"], 16) == buffer
     assert number(lambda: lab.root.traffic.limit_rate("veth1", 1, 1, 1)) == errno.EEXIST
     assert lab.root.traffic.unlimit_rate("veth1") is True

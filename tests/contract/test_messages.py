@@ -128,17 +128,17 @@ REQUESTS = {
     "qdisc goes": Request(m.RTM_DELQDISC, 0, {"index": 3, "parent": qdiscs.INGRESS, "handle": 0xFFFF0000}, []),
     "ingress": Request(m.RTM_NEWQDISC, 0, {"index": 3, "parent": qdiscs.INGRESS}, [["TCA_KIND", "ingress"]]),
     "filters": Request(m.RTM_GETTFILTER, m.NLM_F_DUMP, {"index": 3, **qdiscs.redirect_fields()}, []),
+    "number of a namespace": Request(m.RTM_GETNSID, 0, {}, [["NETNSA_FD", 5]]),
     "route of IPv6": Request(m.RTM_NEWROUTE, 0, {"family": 10, "dst_len": 64}, [["RTA_DST", "fd00:9::"], ["RTA_GATEWAY", V6]]),
 }
 
 
 def pyroute2s(asked: Request) -> Any:
-    """pyroute2's class for a message; that of traffic control is the one that the plugins do not import."""
-    if m.CLASSES[asked.kind] is not qdiscs.Definitions:
-        return m.CLASSES[asked.kind]()
+    """pyroute2's class for a message; those that the plugins do not import included."""
+    from pyroute2.netlink.rtnl.nsidmsg import nsidmsg
     from pyroute2.netlink.rtnl.tcmsg import tcmsg
 
-    return tcmsg()
+    return {qdiscs.Definitions: tcmsg, m.Namespaces: nsidmsg}.get(m.CLASSES[asked.kind], m.CLASSES[asked.kind])()
 
 
 @pytest.mark.parametrize("asked", REQUESTS.values(), ids=REQUESTS)

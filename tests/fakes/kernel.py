@@ -44,6 +44,9 @@ class FakeKernel:
         where = self.namespace if netns is None else self.namespace.known[netns]
         return sorted((where.seen(link) for link in where.links.values()), key=lambda link: link.index)
 
+    def netns_number(self, fd: int) -> int | None:
+        return self.namespace.number(self.machine.at_fd(fd))
+
     def addresses(self, ifname: str) -> tuple[Cidr, ...]:
         found = self.namespace.links.get(ifname)
         return () if found is None else tuple(sorted(found.addresses, key=is_v6))

@@ -93,10 +93,14 @@ class FakeHost:
             if key in found:
                 found[key] = value
             elif must:
-                raise refused(f"cannot set sysctl {key} to {value}", errno.ENOENT)
+                raise refused(f"cannot set sysctl {key} to {value!r}", errno.ENOENT)
 
     def sysctls(self, side: Side, keys: Iterable[str]) -> dict[str, str]:
         return {key: value for key in keys if (value := self.sysctl(side, key)) is not None}
+
+    def write_only(self, side: Side, key: str) -> bool:
+        self._sysctls(side, key)
+        return False
 
     def file(self, path: str, follow: bool = True) -> bytes | None:
         return self.machine.files.get(path)

@@ -41,10 +41,12 @@ class FakeTraffic:
             raise refused(words, errno.EINVAL)
         link.shaping = msgspec.structs.replace(link.shaping, root=Qdisc("tbf", TBF_HANDLE, rate, limit, buffer))
 
-    def unlimit_rate(self, name: str) -> bool:
+    def unlimit_rate(self, name: str, handle: int = TBF_HANDLE) -> bool:
         link = self.kernel.namespace.links.get(name)
         if link is None or link.shaping.root is None:
             return False
+        if link.shaping.root.handle != handle:
+            raise refused(f"cannot take the rate limit from {name}", errno.EINVAL, "Invalid handle")
         link.shaping = msgspec.structs.replace(link.shaping, root=None)
         return True
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cni.net.backup import Backup, Own, attributes_of, file_of, merged, read, text
+from cni.net.backup import Backup, Own, attributes_of, file_of, handed_over, merged, read, siblings, text
 from cni.net.facts import Link
 from cni.spec.errors import CNIError
 from cni.spec.owner import Owner
@@ -77,8 +77,36 @@ def test_the_older_value_is_the_original() -> None:
     assert merged(Backup({}, OWN), Backup({"mtu": 1500}, None)) == Backup({"mtu": 1500}, OWN)
 
 
+def test_the_last_to_go_brings_a_sysctl_back() -> None:
+    """What a later one wants stays, and the first value of all becomes its former one; an earlier one's value comes back."""
+
+    def of(ifname: str, turn: int, sandbox: str = "4:7", **sysctls: str) -> tuple[str, bytes]:
+        own = Own(
+            owner=Owner("net", "a", ifname).label,
+            sandbox=sandbox,
+            turn=turn,
+            sysctls={f"net/{key}": value for key, value in sysctls.items()},
+        )
+        return f"/x/a_{ifname}.json", text(Backup({}, own))
+
+    mine = of("eth1", 2, a="1", b="1", c="1")
+    files = [of("eth3", 4, a="3", d="3"), of("eth2", 3, a="2", b="2"), of("eth0", 1, c="0"), of("eth9", 9, "4:8", c="9"), mine]
+    files.append(("/x/a_broken.json", b"{"))
+    others = siblings("/x/a_eth1.json", "4:7", files)
+    assert [each.turn for each in others] == [1, 3, 4]
+    left, heirs = handed_over(read(mine[1]), others)
+    assert left == {"net/c": "1"}
+    assert [(each.path, each.backup.sysctls) for each in heirs] == [("/x/a_eth2.json", {"net/a": "1", "net/b": "1"})]
+
+
 def test_whose_it_is() -> None:
     mine, theirs = Backup(ALL, OWN), Backup(ALL, None)
     assert (mine.is_of(OWNER), mine.is_of(Owner("net", "a_b", "c")), theirs.is_of(OWNER)) == (True, False, True)
+    assert [mine.is_at(Owner(*it)) for it in (("other", "a", "b_c"), ("n" * 200, "a", "b_c"), ("net", "a_b", "c"))] == [
+        True,
+        True,
+        False,
+    ]
+    assert Backup({}, Own(owner=Owner("n" * 200, "a", "b_c").label)).is_at(OWNER)
     assert [mine.is_about(*at) for at in (("4:7", 3), ("4:7", 0), ("4:7", 4), ("4:8", 3))] == [True, True, False, False]
     assert theirs.is_about("4:8", 9)

@@ -9,6 +9,8 @@ import msgspec
 import pytest
 
 from cni.net.facts import Filter, Qdisc, Shaping
+from cni.net.qdiscs import REFERENCE_TBF_HANDLE
+from cni.net.shaping import bucket
 from cni.plugins.bandwidth import ifb_names
 from cni.spec.owner import Owner
 from tests.unit.calls import EGRESS, ID, INGRESS, V4, Runtime, runtime
@@ -96,7 +98,10 @@ def test_add_over_leftovers_of_the_reference(runtime: Runtime) -> None:
     veth = config["prevResult"]["interfaces"][0]["name"]
     without_label(runtime)
     root.traffic.redirect(veth, REFERENCE)
-    root.traffic.limit_rate(veth, 1, 1, 1)
+    made = bucket(config["ingressRate"], config["ingressBurst"])
+    link = runtime.machine.root.links[veth]
+    theirs = Qdisc("tbf", REFERENCE_TBF_HANDLE, made.rate, made.limit, made.buffer)
+    link.shaping = msgspec.structs.replace(link.shaping, root=theirs)
     assert ifb_of(runtime.add(config, pod)) == REFERENCE
     assert root.link(REFERENCE).alias == f"podwire/net/{ID}/eth0"
 
@@ -143,7 +148,7 @@ def test_a_kernel_that_cannot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, w
         assert runtime.call("DEL", runtime.config(**PTP), pod).status == 0
 
 
-def test_without_limits_nothing_is_looked_at(runtime: Runtime) -> None:
+def test_without_limits_nothing_is_needed(runtime: Runtime) -> None:
     """The pod has no interface at all."""
     prev = {"cniVersion": "1.1.0", "interfaces": [{"name": "eth0", "sandbox": "/x"}], "ips": [{"address": "10.0.0.5/24"}]}
     config = runtime.config(type="bandwidth", ingressRate=0, prevResult=prev)
@@ -162,10 +167,23 @@ def test_a_result_that_lists_the_ifb_already(runtime: Runtime) -> None:
 
 
 def test_the_bucket_is_not_believed_by_its_kind_alone(runtime: Runtime) -> None:
-    """A tbf of an administrator has another handle."""
+    """A tbf of an administrator has another handle, or the reference's with other numbers."""
     pod = runtime.pod()
     config = runtime.ready(BOTH, pod)
     veth = runtime.machine.root.links[config["prevResult"]["interfaces"][0]["name"]]
-    veth.shaping = msgspec.structs.replace(veth.shaping, root=Qdisc("tbf", 0x80010000, 1, 1, 1))
-    assert runtime.call("DEL", config, pod).status == 0
-    assert veth.shaping.root is not None
+    for handle in (0x80010000, REFERENCE_TBF_HANDLE):
+        veth.shaping = msgspec.structs.replace(veth.shaping, root=Qdisc("tbf", handle, 1, 1, 1))
+        for given in (config, {**config, "ingressRate": 3}, {**config, "ingressRate": "much"}):
+            assert runtime.call("DEL", given, pod).status == 0
+            assert veth.shaping.root is not None
+
+
+def test_filters_that_lead_nowhere(runtime: Runtime) -> None:
+    """What led everything to a link that is gone was an ADD's; what led a part of it was not."""
+    pod = runtime.pod()
+    config = runtime.ready(BOTH, pod)
+    veth = runtime.machine.root.links[config["prevResult"]["interfaces"][0]["name"]]
+    for filters, stays in (((Filter("u32", False, 0),), True), ((), True), ((Filter("u32", True, 0),), False)):
+        veth.shaping = Shaping(None, Qdisc("ingress", 0xFFFF0000), filters)
+        assert runtime.call("DEL", config, pod).status == 0
+        assert (veth.shaping.ingress is not None) is stays

@@ -136,7 +136,7 @@ def test_what_is_as_wanted_is_not_changed_and_still_noted() -> None:
 
 
 def test_original_values_are_kept() -> None:
-    own = Own(owner=call({}).owner.label, sandbox="4:7", index=3)
+    own = Own(owner=call({}).owner.label, sandbox="4:7", index=3, mtu=1400, turn=1)
     facts = Facts(link=LINK, sandbox="4:7", raw=b"old", backup=Backup({"mtu": 9000}, own))
     assert planned({"mtu": 1400}, facts)[0] == ["set mtu of eth0 in the sandbox to 1400"]
     asked = call({"mtu": 1400, "allmulti": True})

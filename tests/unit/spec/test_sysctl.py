@@ -84,6 +84,18 @@ def test_no_path_leads_elsewhere(name: str, ifname: str) -> None:
         ("-1", "1", False),
         ("0-99999999999", "0-99999999999", True),
         ("0-99999999999", "0", False),
+        ("0x400", "1024", True),
+        ("0X4E20 010", "20000\t8", True),
+        ("010", "10", False),
+        ("0", "00", True),
+        ("-0x10", "-16", True),
+        ("08", "8", False),
+        ("1_000", "1000", False),
+        ("+5", "5", False),
+        ("\u0661", "1", False),
+        ("0x1f40-8002", "8000-8002", True),
+        ("2001:db8::1", "2001:0db8:0000:0000:0000:0000:0000:0001", True),
+        ("2001:db8::1", "2001:0db8:0000:0000:0000:0000:0000:0002", False),
     ],
 )
 def test_same(one: str, other: str, expected: bool) -> None:
