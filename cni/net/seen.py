@@ -1,4 +1,4 @@
-"""The kernel's messages about links, addresses and routes as records of ``cni.net.facts``. No I/O."""
+"""The kernel's messages about links, addresses, routes and traffic control as records of ``cni.net.facts``. No I/O."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ from functools import lru_cache
 from ipaddress import ip_address, ip_interface
 from typing import TYPE_CHECKING
 
-from cni.net.facts import MACVLAN_MODES, Link, NeighbourSeen, RouteSeen, Vlan, Way
+from cni.net import qdiscs
+from cni.net.facts import MACVLAN_MODES, Filter, Link, NeighbourSeen, Qdisc, RouteSeen, Vlan, Way
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from cni.net.messages import Attributes, Message
     from cni.spec.addresses import Cidr, Ip
 
@@ -140,3 +143,45 @@ def neighbour_of(message: Message) -> NeighbourSeen:
 def vlans_of(message: Message) -> tuple[Vlan, ...]:
     entries = (_VLAN_INFO.unpack(raw) for raw in message.nested("IFLA_AF_SPEC").raws("IFLA_BRIDGE_VLAN_INFO"))
     return tuple(Vlan(vid, bool(flags & 0x2), bool(flags & 0x4)) for flags, vid in entries)
+
+
+def qdisc_of(message: Message) -> Qdisc:
+    """A qdisc; the numbers only of a token bucket."""
+    kind, handle = message.text("TCA_KIND"), message["handle"]
+    options = message.nested("TCA_OPTIONS")
+    parms = options.raw("TCA_TBF_PARMS") if kind == "tbf" else None
+    if parms is None or len(parms) < qdiscs.TBF.size:
+        return Qdisc(kind, handle)
+    told = qdiscs.TBF.unpack_from(parms)
+    return Qdisc(kind, handle, options.number("TCA_TBF_RATE64") or told[5], told[12], told[13])
+
+
+def filters_of(messages: Iterable[Message]) -> tuple[Filter, ...]:
+    """The filters among what a link's ingress tells; the kernel tells of tables of filters, too."""
+    found = []
+    for message in messages:
+        kind, options = message.text("TCA_KIND"), message.nested("TCA_OPTIONS")
+        if message.raw("TCA_OPTIONS") is None:
+            continue
+        if kind != "u32":
+            found.append(Filter(kind))
+            continue
+        selector = options.raw("TCA_U32_SEL")
+        if selector is not None:
+            found.append(Filter(kind, _matches_all(selector), _target(options.nested("TCA_U32_ACT"))))
+    return tuple(found)
+
+
+def _matches_all(selector: bytes) -> bool:
+    keys = range(qdiscs.U32_SELECTOR.size, len(selector) - qdiscs.U32_KEY.size + 1, qdiscs.U32_KEY.size)
+    return all(qdiscs.U32_KEY.unpack_from(selector, start)[0] == 0 for start in keys)
+
+
+def _target(actions: Attributes) -> int | None:
+    """The index of the link that the first action redirects to; None when it does something else."""
+    first = actions.nested("TCA_ACT_FIRST")
+    parms = first.nested("TCA_ACT_OPTIONS").raw("TCA_MIRRED_PARMS") if first.text("TCA_ACT_KIND") == "mirred" else None
+    if parms is None or len(parms) < qdiscs.MIRRED.size:
+        return None
+    told = qdiscs.MIRRED.unpack_from(parms)
+    return int(told[6]) if told[5] == qdiscs.TCA_EGRESS_REDIR else None

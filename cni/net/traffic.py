@@ -11,6 +11,7 @@ from cni.net import messages as m
 from cni.net import qdiscs
 from cni.net.facts import Shaping
 from cni.net.netlink import GONE, Request, failure
+from cni.net.seen import filters_of, qdisc_of
 from cni.spec.errors import KernelError, UnsupportedField
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ class Traffic:
         if ingress is None:
             return Shaping(root)
         fields = {"index": index, "parent": qdiscs.INGRESS_HANDLE}
-        return Shaping(root, ingress, qdiscs.filters_of(self._links.objects(name, m.RTM_GETTFILTER, fields, [], words)))
+        return Shaping(root, ingress, filters_of(self._links.objects(name, m.RTM_GETTFILTER, fields, [], words)))
 
     def _qdisc(self, name: str, index: int, parent: int) -> Qdisc | None:
         """A link's qdisc at a place; None for the one that the kernel gives each link (of handle 0).
@@ -48,7 +49,7 @@ class Traffic:
         answer = self._wire.ask(words, Request(m.RTM_GETQDISC, flags, {"index": index, "parent": parent}, []))
         if answer.errno and answer.errno not in (*GONE, errors.EINVAL):
             raise failure(words, answer)
-        found = None if answer.message is None else qdiscs.qdisc_of(answer.message)
+        found = None if answer.message is None else qdisc_of(answer.message)
         return found if found is not None and found.handle else None
 
     def knows_qdisc(self, kind: str) -> bool:
