@@ -17,6 +17,7 @@ IPV6_MIN_MTU = 1280
 # The main routing table.
 MAIN = 254
 
+ACCEPT_RA = "net/ipv6/conf/{}/accept_ra"
 FORWARDING = {False: "net/ipv4/ip_forward", True: "net/ipv6/conf/all/forwarding"}
 
 
@@ -106,6 +107,16 @@ def plan_forwarding(families: Iterable[bool]) -> Plan:
 def forwarding_problems(families: Iterable[bool], forwarding: tuple[bool, ...]) -> list[str]:
     """A line for each family that is not forwarded; ``forwarding`` says so for IPv4 and for IPv6."""
     return [f"forwarding is off: {FORWARDING[v6]} is not 1" for v6 in sorted(set(families)) if not forwarding[int(v6)]]
+
+
+def no_router_advertisements(link: str, before: str = "", shared: bool = False) -> SetSysctls:
+    """A pod must not be able to give the host routes (CVE-2020-10749): only a kernel without IPv6 may do without this.
+
+    ``before`` is the value to go back to, empty for a link that goes away itself.
+    """
+    key = ACCEPT_RA.format(link)
+    back = ((key, before),) if before else ()
+    return SetSysctls(shared=shared, side=HOST, values=((key, "0"),), must=True, if_there=True, before=back)
 
 
 def check_mtu(mtu: int, addresses: Iterable[Cidr]) -> str:

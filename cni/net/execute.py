@@ -199,7 +199,7 @@ def _set_next_hop(op: ops.SetNextHop, host: Host) -> bool:
 
 
 def _set_sysctls(op: ops.SetSysctls, host: Host) -> bool:
-    host.write_sysctls(op.side, op.values, op.must)
+    host.write_sysctls(op.side, op.values, op.must, op.if_there)
     return True
 
 

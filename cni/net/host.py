@@ -136,9 +136,9 @@ class Host:
         """A sysctl's value, None where the kernel lacks it."""
         return netns.read_sysctl(self._fd(side), key)
 
-    def write_sysctls(self, side: Side, values: tuple[tuple[str, str], ...], must: bool) -> None:
+    def write_sysctls(self, side: Side, values: tuple[tuple[str, str], ...], must: bool, if_there: bool = False) -> None:
         """Write sysctls on a side; see ``netns.write_sysctls``."""
-        netns.write_sysctls(self._fd(side), values, must)
+        netns.write_sysctls(self._fd(side), values, must, if_there)
 
     def sysctls(self, side: Side, keys: Iterable[str]) -> dict[str, str]:
         """The values of several sysctls; see ``netns.read_sysctls``."""

@@ -128,12 +128,12 @@ def entered(fd: int | None) -> Iterator[None]:
         os.close(own)
 
 
-def write_sysctls(fd: int | None, values: tuple[tuple[str, str], ...], must: bool) -> None:
+def write_sysctls(fd: int | None, values: tuple[tuple[str, str], ...], must: bool, if_there: bool = False) -> None:
     """Write sysctls, named by their path below /proc/sys, in a namespace.
 
-    With ``must`` the first failure raises; without, a sysctl that this kernel lacks is passed over. Those that the host must
-    have are read first, because they mostly are as they should be; those of new interfaces never are, and each step takes
-    0.01 ms.
+    With ``must`` the first failure raises, but for a sysctl that is as it should be, or that this kernel lacks and that is
+    wanted only ``if_there``; without, failures are passed over. Those that the host must have are read first, because they
+    mostly are as they should be; those of new interfaces never are, and each step takes 0.01 ms.
     """
     with entered(fd):
         for key, value in values:
@@ -141,7 +141,8 @@ def write_sysctls(fd: int | None, values: tuple[tuple[str, str], ...], must: boo
                 if fd is not None or not must or read_here(key) != value:
                     _write_here(key, value)
             except OSError as error:
-                if must and read_sysctl(None, key) != value:
+                lacking = if_there and isinstance(error, FileNotFoundError)
+                if must and not lacking and read_sysctl(None, key) != value:
                     failure = KernelError(f"cannot set sysctl {key} to {value!r}", error)
                     failure.details = _UNSET.get(failure.errno, "")
                     raise failure from error

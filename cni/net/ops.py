@@ -369,7 +369,8 @@ class DropNextHop(Op, frozen=True, kw_only=True):
 
 
 class SetSysctls(Op, frozen=True, kw_only=True):
-    """Write sysctls (paths below /proc/sys). Without ``must`` a kernel that lacks one is fine.
+    """Write sysctls (paths below /proc/sys). Without ``must`` whatever fails is fine; with ``if_there``, which goes with it, no
+    more than that the kernel lacks one.
 
     ``before`` are the values to go back to, empty for those of a link that goes away itself. Forwarding has none: others on
     the host may count on it by then.
@@ -378,6 +379,7 @@ class SetSysctls(Op, frozen=True, kw_only=True):
     side: Side
     values: tuple[tuple[str, str], ...]
     must: bool = False
+    if_there: bool = False
     before: tuple[tuple[str, str], ...] = ()
 
     def describe(self) -> str:

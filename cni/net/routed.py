@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from cni.net.configure import FORWARDING, forwarding_problems
+from cni.net.configure import ACCEPT_RA, FORWARDING, forwarding_problems, no_router_advertisements
 from cni.net.facts import Link, RouteSeen
 from cni.net.ops import HOST, AddAddress, AddRoute, CreateVeth, Plan, SetSysctls
 from cni.net.verify import route_problems
@@ -29,12 +29,13 @@ CONTAINER = 1
 
 
 class HostSide(msgspec.Struct, frozen=True):
-    """The host's end and what the host has for the pod."""
+    """The host's end and what the host has for the pod. ``accept_ra`` is None where the kernel has no IPv6."""
 
     link: Link | None = None
     addresses: tuple[Cidr, ...] = ()
     routes: tuple[RouteSeen, ...] = ()
     forwarding: tuple[bool, ...] = (False, False)
+    accept_ra: str | None = None
 
 
 def interfaces(call: Call, mac: str, mtu: int) -> tuple[Interface, Interface]:
@@ -49,9 +50,9 @@ def interfaces(call: Call, mac: str, mtu: int) -> tuple[Interface, Interface]:
 def plan_veth(call: Call, result: Result) -> Plan:
     """The pair, and what the host's end must not do."""
     host_end, container = result.interfaces
-    # A pod must not be able to give the host routes (CVE-2020-10749). And while the host's link-local address is being tested
-    # for duplicates, the host asks for no neighbour: a second or two in which it cannot reach the pod by IPv6.
-    quiet = tuple((f"net/ipv6/conf/{host_end.name}/{key}", "0") for key in ("accept_ra", "accept_dad"))
+    # While the host's link-local address is being tested for duplicates, the host asks for no neighbour: a second or two in
+    # which it cannot reach the pod by IPv6.
+    no_detection = ((f"net/ipv6/conf/{host_end.name}/accept_dad", "0"),)
     return [
         CreateVeth(
             name=host_end.name,
@@ -61,7 +62,8 @@ def plan_veth(call: Call, result: Result) -> Plan:
             mtu=host_end.mtu,
             label=call.owner.label,
         ),
-        SetSysctls(side=HOST, values=quiet),
+        no_router_advertisements(host_end.name),
+        SetSysctls(side=HOST, values=no_detection),
     ]
 
 
@@ -95,7 +97,8 @@ def look(host: Host, ends: Ends) -> HostSide:
     if ends.host is None:
         return HostSide(forwarding=forwarding)
     name = ends.host.name
-    return HostSide(ends.host, host.root.addresses(name), host.root.routes(name), forwarding)
+    accept_ra = host.sysctl(HOST, ACCEPT_RA.format(name))
+    return HostSide(ends.host, host.root.addresses(name), host.root.routes(name), forwarding, accept_ra)
 
 
 def check(side: HostSide, mine: Result, own: Iterable[Cidr], mtu: int) -> list[str]:
@@ -107,6 +110,8 @@ def check(side: HostSide, mine: Result, own: Iterable[Cidr], mtu: int) -> list[s
     problems += [] if side.link.up else [f"{name} is down"]
     if mtu and side.link.mtu != mtu:
         problems.append(f"{name} has MTU {side.link.mtu}, expected {mtu}")
+    if side.accept_ra not in ("0", None):
+        problems.append(f"{name} takes routes from the pod: {ACCEPT_RA.format(name)} is {side.accept_ra}, expected 0")
     problems += [f"address {cidr} is gone from {name}" for cidr in own if cidr not in side.addresses]
     to_pod = Result(routes=tuple(Route(single(ip.address.ip)) for ip in mine.ips))
     return problems + route_problems(to_pod, name, side.routes)

@@ -87,12 +87,12 @@ class FakeHost:
     def sysctl(self, side: Side, key: str) -> str | None:
         return self._sysctls(side, key).get(key)
 
-    def write_sysctls(self, side: Side, values: tuple[tuple[str, str], ...], must: bool) -> None:
+    def write_sysctls(self, side: Side, values: tuple[tuple[str, str], ...], must: bool, if_there: bool = False) -> None:
         for key, value in values:
             found = self._sysctls(side, key)
             if key in found:
                 found[key] = value
-            elif must:
+            elif must and not if_there:
                 raise refused(f"cannot set sysctl {key} to {value!r}", errno.ENOENT)
 
     def sysctls(self, side: Side, keys: Iterable[str]) -> dict[str, str]:

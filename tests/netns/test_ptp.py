@@ -109,6 +109,25 @@ def test_nothing_waits_for_detection(lab: Lab) -> None:
         )
 
 
+READ_ONLY = "mount --bind /proc/sys /proc/sys; mount -o remount,ro,bind /proc/sys"
+
+
+@pytest.mark.usefixtures("own_promise")
+@pytest.mark.parametrize("kind", ["ptp", "host-gw", "bridge"])
+def test_no_pod_gives_the_host_routes(lab: Lab, kind: str) -> None:
+    """Where /proc/sys cannot be written the host's end would accept router advertisements (CVE-2020-10749), unless it is as it
+    should be already.
+    """
+    lab.node.sh(f"echo 1 >/proc/sys/net/ipv4/ip_forward; echo 1 >/proc/sys/net/ipv6/conf/default/accept_ra; {READ_ONLY}")
+    it = lab.attachment({**ptp(V4), "type": kind, "isGateway": True})
+    it.call("ADD").refused(999, says="accept_ra to '0'.*Read-only file system")
+    assert (list(observe.links(lab.node)), it.leftovers()) == (["lo"], [])
+    lab.node.sh("mount -o remount,rw,bind /proc/sys; echo 0 >/proc/sys/net/ipv6/conf/default/accept_ra")
+    lab.node.sh("mount -o remount,ro,bind /proc/sys")
+    it.add()
+    it.check().succeeded()
+
+
 @pytest.mark.known_reference_failure("ptp gives the pod a random hardware address, whatever the runtime asks for.")
 @pytest.mark.parametrize(
     "given", [{"runtimeConfig": {"mac": "02:00:00:00:00:09"}}, {"args": {"cni": {"mac": "02-00-00-00-00-09"}}}]
@@ -226,6 +245,12 @@ DAMAGE: Damage = {
     "v6-subnet-route-gone": ("pod", "ip -6 route del fd00:10::/64", "fd00:10::/64 via fd00:10::1", ""),
     "default-route-gone": ("pod", "ip route del default", "0.0.0.0/0|default", ""),
     "host-end-down": ("node", "ip link set {veth} down", "{veth} is down", "the host's side"),
+    "router-advertisements": (
+        "node",
+        "echo 1 >/proc/sys/net/ipv6/conf/{veth}/accept_ra",
+        "{veth} takes routes from the pod",
+        "the host's side",
+    ),
     "host-mtu": ("node", "ip link set {veth} mtu 1300", "mtu.*1300|1300.*mtu", "the host's side"),
     "gateway-gone": ("node", "ip addr del 10.10.0.1/32 dev {veth}", "10.10.0.1", "the host's side"),
     "v6-gateway-gone": ("node", "ip addr del fd00:10::1/128 dev {veth}", "fd00:10::1", "the host's side"),

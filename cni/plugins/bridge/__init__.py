@@ -18,6 +18,7 @@ from cni.net.configure import (
     check_mtu,
     default_routes,
     forwarding_problems,
+    no_router_advertisements,
     plan_forwarding,
     plan_interface,
 )
@@ -257,11 +258,7 @@ def _no_detection(link: str) -> SetSysctls:
 
 
 def _no_router_advertisements(link: str, before: str) -> Plan:
-    """A pod must not be able to give the host routes (CVE-2020-10749)."""
-    if before == "0":
-        return []
-    key = f"net/ipv6/conf/{link}/accept_ra"
-    return [SetSysctls(shared=True, side=HOST, values=((key, "0"),), before=((key, before),) if before else ())]
+    return [] if before == "0" else [no_router_advertisements(link, before, shared=True)]
 
 
 def _plan_port(conf: Conf, call: Call, result: Result) -> Plan:
