@@ -14,7 +14,6 @@ from cni.net.ops import HOST, AddAddress, AddRoute, CreateVeth, Plan, SetSysctls
 from cni.net.verify import route_problems
 from cni.spec.addresses import Cidr, is_v6, single
 from cni.spec.errors import CNIError
-from cni.spec.owner import PREFIX
 from cni.spec.result import Interface, Result, Route
 
 if TYPE_CHECKING:
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
 
     from cni.net.host import Host
     from cni.net.veth import Ends
+    from cni.spec.addresses import Ip
     from cni.spec.call import Call
 
 # The container's place in the result's list of interfaces: after the host's end.
@@ -29,13 +29,16 @@ CONTAINER = 1
 
 
 class HostSide(msgspec.Struct, frozen=True):
-    """The host's end and what the host has for the pod. ``accept_ra`` is None where the kernel has no IPv6."""
+    """The host's end and what the host has for the pod. ``accept_ra`` is None where the kernel has no IPv6; ``elsewhere`` is a
+    line for each of the pod's addresses that the host leads somewhere else.
+    """
 
     link: Link | None = None
     addresses: tuple[Cidr, ...] = ()
     routes: tuple[RouteSeen, ...] = ()
     forwarding: tuple[bool, ...] = (False, False)
     accept_ra: str | None = None
+    elsewhere: tuple[str, ...] = ()
 
 
 def interfaces(call: Call, mac: str, mtu: int) -> tuple[Interface, Interface]:
@@ -77,28 +80,44 @@ def plan_host(result: Result, own: Iterable[Cidr], protocol: int) -> Plan:
     ]
 
 
-def refuse_taken(host: Host, addresses: Iterable[Cidr]) -> None:
-    """CNIError where the host leads an address to another attachment: it could reach only one of the two."""
-    for address in addresses:
-        way = host.root.way(address.ip)
-        if way is None or way.local or way.dst != single(address.ip):
+def refuse_taken(host: Host, addresses: Iterable[Cidr], gateways: Iterable[Cidr] = ()) -> None:
+    """CNIError where an address of the pod, or one that its host end is to have, is another attachment's by the host's routes:
+    the host could reach only one of the two. That the host has a gateway itself is well: each pod's end has it.
+    """
+    own = [(address.ip, f"address {address.ip}", False) for address in addresses]
+    for ip, named, may_be_here in [*own, *((gateway.ip, f"gateway {gateway.ip}", True) for gateway in gateways)]:
+        way = host.root.way(ip)
+        if way is None or way.dst != single(ip):
             continue
-        there = host.root.link_at(way.out)
-        if there is not None and there.alias.startswith(PREFIX + "/"):
+        if way.local and not may_be_here:
+            raise CNIError(f"{named} is this host's own", "the host could not reach the pod: have IPAM give another address")
+        there = host.root.link_at(way.out) if way.on_link else None
+        if there is not None and there.kind == "veth":
             raise CNIError(
-                f"address {address.ip} is that of another attachment, {there.alias}",
+                f"{named} is that of another attachment, {there.alias or 'made by somebody else'}",
                 f"its host end is {there.name}; DEL it first, or have IPAM give another address",
             )
 
 
-def look(host: Host, ends: Ends) -> HostSide:
-    """What is there of it."""
+def look(host: Host, ends: Ends, mine: Result) -> HostSide:
+    """What is there of it; ``mine`` is the pod's by prevResult."""
     forwarding = tuple(host.sysctl(HOST, FORWARDING[v6]) == "1" for v6 in (False, True))
     if ends.host is None:
         return HostSide(forwarding=forwarding)
     name = ends.host.name
     accept_ra = host.sysctl(HOST, ACCEPT_RA.format(name))
-    return HostSide(ends.host, host.root.addresses(name), host.root.routes(name), forwarding, accept_ra)
+    elsewhere = tuple(line for ip in mine.ips if (line := _elsewhere(host, ends.host, ip.address.ip)))
+    return HostSide(ends.host, host.root.addresses(name), host.root.routes(name), forwarding, accept_ra, elsewhere)
+
+
+def _elsewhere(host: Host, link: Link, address: Ip) -> str:
+    """Where the host leads a pod's address to, if not to its link; empty also where it leads it nowhere."""
+    way = host.root.way(address)
+    if way is None or way.out == link.index:
+        return ""
+    there = host.root.link_at(way.out)
+    where = "itself" if way.local else there.name if there is not None else "another link"
+    return f"the host leads {address} to {where}, not to {link.name}"
 
 
 def check(side: HostSide, mine: Result, own: Iterable[Cidr], mtu: int) -> list[str]:
@@ -114,4 +133,4 @@ def check(side: HostSide, mine: Result, own: Iterable[Cidr], mtu: int) -> list[s
         problems.append(f"{name} takes routes from the pod: {ACCEPT_RA.format(name)} is {side.accept_ra}, expected 0")
     problems += [f"address {cidr} is gone from {name}" for cidr in own if cidr not in side.addresses]
     to_pod = Result(routes=tuple(Route(single(ip.address.ip)) for ip in mine.ips))
-    return problems + route_problems(to_pod, name, side.routes)
+    return [*problems, *route_problems(to_pod, name, side.routes), *side.elsewhere]

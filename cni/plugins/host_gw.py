@@ -108,7 +108,7 @@ def look(conf: Conf, call: Call, host: Host, known: Result | None) -> Facts:
         ends=ends,
         container_routes=host.sandbox.routes(call.ifname) if host.sandbox is not None else (),
         neighbours=host.sandbox.neighbours(call.ifname) if host.sandbox is not None else (),
-        host=routed.look(host, ends),
+        host=routed.look(host, ends, own(known or Result(), call.ifname)),
     )
 
 

@@ -25,9 +25,11 @@ from cni.spec.addresses import Cidr, Ip, is_v6, single
 from cni.spec.conf import Dns, read, read_to_remove
 from cni.spec.errors import ConfigError
 from cni.spec.keys import VethConf
-from cni.spec.result import Result
+from cni.spec.result import AssignedIp, Result
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from cni.net.host import Host
     from cni.spec.call import Call
     from cni.spec.owner import Owner
@@ -68,12 +70,13 @@ def look(conf: Conf, call: Call, host: Host, known: Result | None) -> Facts:
         masqueraded, unread = attempt(of_masquerade, masquerade.Facts(), conf.ip_masq, call.notes)
         return Facts(ends=ends, masquerade=masqueraded, unread=tuple(unread))
     if call.verb == "ADD":
-        routed.refuse_taken(host, addresses)
+        ips = with_gateways(known.ips if known is not None else (), routed.CONTAINER, True)
+        routed.refuse_taken(host, addresses, _gateways(ips))
         return Facts(masquerade=of_masquerade())
     return Facts(
         ends=ends,
         container_routes=host.sandbox.routes(call.ifname) if host.sandbox is not None else (),
-        host=routed.look(host, ends),
+        host=routed.look(host, ends, own(known or Result(), call.ifname)),
         masquerade=of_masquerade(),
     )
 
@@ -92,7 +95,7 @@ def plan_add(conf: Conf, call: Call, facts: Facts, lease: Result) -> tuple[Plan,
     if not ips:
         return [*plan, SetLink(side=SANDBOX, name=call.ifname, up=True)], result
     plan += plan_interface(call.ifname, result, dad=False, subnets=False)
-    plan += routed.plan_host(result, _gateways(result), RTPROT_STATIC)
+    plan += routed.plan_host(result, _gateways(ips), RTPROT_STATIC)
     if conf.ip_masq:
         plan += masquerade.plan_add(call.owner, addresses, conf.backend, facts.masquerade)
     return plan + plan_forwarding(map(is_v6, addresses)), result
@@ -115,7 +118,7 @@ def check(conf: Conf, call: Call, facts: Facts, prev: Result) -> list[str]:
     if ends.container is not None and mine.ips:
         inside = msgspec.structs.replace(mine, routes=(*(route for route, _ in gateway_routes(mine)), *mine.routes))
         problems += route_problems(inside, call.ifname, facts.container_routes)
-    problems += routed.check(facts.host, mine, _gateways(mine), conf.mtu)
+    problems += routed.check(facts.host, mine, _gateways(mine.ips), conf.mtu)
     if conf.ip_masq and conf.ipam.type:
         problems += masquerade.check(call.owner, tuple(ip.address for ip in mine.ips), conf.backend, facts.masquerade)
     return problems
@@ -134,7 +137,7 @@ def status(conf: Conf, call: Call, host: Host) -> None:
     require(host, [conf.backend] if conf.ip_masq else [])
 
 
-def _gateways(result: Result) -> list[Cidr]:
+def _gateways(ips: Iterable[AssignedIp]) -> list[Cidr]:
     """The addresses of the host's end: each gateway, alone."""
-    gateways: dict[Ip, None] = dict.fromkeys(ip.gateway for ip in result.ips if ip.gateway is not None)
+    gateways: dict[Ip, None] = dict.fromkeys(ip.gateway for ip in ips if ip.gateway is not None)
     return [single(gateway) for gateway in gateways]

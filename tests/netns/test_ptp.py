@@ -109,6 +109,39 @@ def test_nothing_waits_for_detection(lab: Lab) -> None:
         )
 
 
+def of(address: str, gateway: str = "") -> dict[str, Any]:
+    """An IPAM plugin that gives this address."""
+    return {"type": "static", "addresses": [{"address": address, **({"gateway": gateway} if gateway else {})}]}
+
+
+@pytest.mark.usefixtures("own_promise")
+@pytest.mark.parametrize("kind", ["ptp", "host-gw"])
+def test_an_address_of_the_host_is_no_pods(lab: Lab, kind: str) -> None:
+    lab.node.outside()
+    lab.added({**ptp(V4), "type": kind})
+    it = lab.attachment({**ptp(of(f"{NODE_V4}/24", "192.0.2.254")), "type": kind})
+    before = lab.snapshot()
+    it.call("ADD").refused(999, says=f"address {NODE_V4} is this host's own")
+    lab.unchanged_since(before)
+
+
+@pytest.mark.usefixtures("own_promise")
+@pytest.mark.parametrize("maker", ["host-gw", "ptp", "somebody else"])
+def test_a_gateway_is_no_other_pods_address(lab: Lab, maker: str) -> None:
+    """The host's end would take what is sent to that pod. A gateway that other host ends have is what most pods share."""
+    lab.node.outside()
+    one = lab.added({**ptp(DUAL), "type": "host-gw" if maker == "host-gw" else "ptp"})
+    if maker == "somebody else":
+        lab.node.sh(f"ip link set {one.host_veth} alias x")
+    v4, v6 = one.addresses
+    for address, gateway in (("10.9.9.9/32", v4), ("10.10.0.77/24", v4), ("fd00:9::9/128", v6)):
+        it = lab.attachment(ptp(of(address, gateway), name="net2"))
+        it.call("ADD").refused(999, says=f"gateway {gateway} is that of another attachment")
+    one.check().succeeded()
+    for target in one.addresses:
+        assert lab.node.pings(target)
+
+
 READ_ONLY = "mount --bind /proc/sys /proc/sys; mount -o remount,ro,bind /proc/sys"
 
 
@@ -256,6 +289,18 @@ DAMAGE: Damage = {
     "v6-gateway-gone": ("node", "ip addr del fd00:10::1/128 dev {veth}", "fd00:10::1", "the host's side"),
     "route-to-the-pod-gone": ("node", "ip route del 10.10.0.2", "10.10.0.2/32", "the host's side"),
     "v6-route-to-the-pod-gone": ("node", "ip -6 route del fd00:10::2", "fd00:10::2/128", "the host's side"),
+    "the-host-took-the-address": (
+        "node",
+        "ip addr add 10.10.0.2/32 dev lo",
+        "the host leads 10.10.0.2 to itself",
+        "the host's side",
+    ),
+    "another-link-took-the-address": (
+        "node",
+        "ip link add away up type veth peer beyond; ip link set beyond up; ip route add fd00:10::2 dev away metric 1",
+        "the host leads fd00:10::2 to away, not to {veth}",
+        "the host's side",
+    ),
     "forwarding-off": ("node", "echo 0 >/proc/sys/net/ipv4/ip_forward", "ip_forward", "the host's side"),
     "masquerade-gone": ("node", "nft flush ruleset", "masq", "masquerade rules"),
     "lease-gone": ("node", "rm /var/lib/cni/networks/net/10.10.0.2", "10.10.0.2", "every address's lease"),
