@@ -188,6 +188,16 @@ def _set_vlans(op: ops.SetVlans, host: Host) -> bool:
     return True
 
 
+def _add_route(op: ops.AddRoute, host: Host) -> bool:
+    try:
+        return host.kernel(op.side).add_route(op.ifname, op.route, op.source, op.protocol, op.sole)
+    except KernelError as error:
+        if not op.sole or error.errno != errno.EEXIST:
+            raise
+        told = "another attachment was given the address at this moment; have IPAM give each its own"
+        raise CNIError(f"address {op.route.dst.ip} has a route of the host already", told) from error
+
+
 def _add_neighbour(op: ops.AddNeighbour, host: Host) -> bool:
     host.kernel(op.side).add_neighbour(op.ifname, op.address, op.mac)
     return True
@@ -379,7 +389,7 @@ APPLY: dict[type[Any], Callable[[Any, Host], bool]] = {
     ops.DropGateway: _drop_gateway,
     ops.DropVlanGateway: _drop_vlan_gateway,
     ops.DeleteAddress: lambda op, host: host.kernel(op.side).delete_address(op.ifname, op.address),
-    ops.AddRoute: lambda op, host: host.kernel(op.side).add_route(op.ifname, op.route, op.source, op.protocol),
+    ops.AddRoute: _add_route,
     ops.AddNeighbour: _add_neighbour,
     ops.SetNextHop: _set_next_hop,
     ops.DropNextHop: lambda op, host: host.root.drop_next_hop(op.dst, op.via, op.metric),

@@ -151,9 +151,12 @@ class Kernel(Links):
             return False
         return self.wire.remove(f"cannot delete {address} from {ifname}", self._address(m.RTM_DELADDR, ifname, address))
 
-    def add_route(self, ifname: str, route: Route, source: Ip | None = None, protocol: int = RTPROT_STATIC) -> bool:
+    def add_route(
+        self, ifname: str, route: Route, source: Ip | None = None, protocol: int = RTPROT_STATIC, sole: bool = False
+    ) -> bool:
         """Add a route through a link; False when the very same one is there already. One to the same destination by another
         next hop goes in front of it (IPv4) or beside it (IPv6), as with the reference. ``source`` is the address it prefers.
+        With ``sole`` KernelError with EEXIST when there is one to the same destination with the same metric, through any link.
 
         ``mtu`` and ``advmss`` become the route's metrics, which the reference drops though the specification defines them.
         """
@@ -182,6 +185,9 @@ class Kernel(Links):
             "type": RTN_UNICAST,
         }
         words = f"cannot add route {route.dst}{f' via {route.gw}' if route.gw is not None else ''} through {ifname}"
+        if sole:
+            self.wire.run(words, Request(m.RTM_NEWROUTE, m.NLM_F_CREATE | m.NLM_F_EXCL, fields, attrs))
+            return True
         return self.wire.create(words, Request(m.RTM_NEWROUTE, m.NLM_F_CREATE, fields, attrs))
 
     def add_neighbour(self, ifname: str, address: Ip, mac: str) -> None:

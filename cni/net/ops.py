@@ -313,7 +313,7 @@ class DeleteAddress(Op, frozen=True, kw_only=True):
 
 class AddRoute(Op, frozen=True, kw_only=True):
     """Add a route through a private link; it dies with the link. ``source`` is the address that it prefers to send from,
-    ``protocol`` the number that says who made it.
+    ``protocol`` the number that says who made it. ``sole`` is one to an address that nothing else may have.
     """
 
     side: Side
@@ -321,6 +321,7 @@ class AddRoute(Op, frozen=True, kw_only=True):
     route: Route
     source: Ip | None = None
     protocol: int = RTPROT_STATIC
+    sole: bool = False
 
     def describe(self) -> str:
         via = f" via {self.route.gw}" if self.route.gw is not None else ""

@@ -73,10 +73,10 @@ def plan_veth(call: Call, result: Result) -> Plan:
 def plan_host(result: Result, own: Iterable[Cidr], protocol: int) -> Plan:
     """The host's ``own`` addresses on its end, and a route to each address of the pod, with the number of who made it."""
     name = result.interfaces[0].name
-    to_pod = [Route(single(ip.address.ip)) for ip in result.ips]
+    to_pod = dict.fromkeys(Route(single(ip.address.ip)) for ip in result.ips)
     return [
         *(AddAddress(side=HOST, ifname=name, address=address) for address in own),
-        *(AddRoute(side=HOST, ifname=name, route=route, protocol=protocol) for route in to_pod),
+        *(AddRoute(side=HOST, ifname=name, route=route, protocol=protocol, sole=True) for route in to_pod),
     ]
 
 

@@ -9,6 +9,7 @@ import errno
 import json
 import os
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
@@ -678,6 +679,16 @@ def test_routes(lab: Lab) -> None:
         seen = {entry["dst"]: entry for entry in observe.routes(lab.judge, pod=POD, table="all")}
         assert seen["198.51.100.0/24"]["metrics"] == [{"mtu": 1300, "advmss": 1200}]
         assert (seen["203.0.113.0/24"]["table"], seen["203.0.113.0/24"]["scope"]) == ("1000", "link")
+
+
+@pytest.mark.parametrize("dst", ["192.0.2.9/32", "fd09::9/128"])
+def test_a_sole_route(lab: Lab, dst: str) -> None:
+    lab.running()
+    lab.pod.set_link("lo", up=True)
+    assert lab.pod.add_route("eth0", route(dst), sole=True) is True
+    for ifname in ("eth0", "lo"):
+        assert number(partial(lab.pod.add_route, ifname, route(dst), sole=True)) == errno.EEXIST
+    assert lab.pod.add_route("eth0", route(dst)) is False
 
 
 def test_a_second_next_hop(lab: Lab) -> None:

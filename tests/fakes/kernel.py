@@ -299,7 +299,9 @@ class FakeKernel:
         del self.namespace.next_hops[ip_interface(dst.network), metric]
         return True
 
-    def add_route(self, ifname: str, route: Route, source: Ip | None = None, protocol: int = STATIC) -> bool:
+    def add_route(
+        self, ifname: str, route: Route, source: Ip | None = None, protocol: int = STATIC, sole: bool = False
+    ) -> bool:
         via = f" via {route.gw}" if route.gw is not None else ""
         words = f"cannot add route {route.dst}{via} through {ifname}"
         link = self.must(ifname)
@@ -326,6 +328,9 @@ class FakeKernel:
             raise refused(words, errno.EINVAL, "" if v6 else "Invalid prefsrc address")
         dst = ip_interface(route.dst.network)
         new = RouteSeen(dst=dst, gw=route.gw, table=table, scope=scope, priority=priority, protocol=protocol)
+        there = [seen for other in self.namespace.links.values() for seen in other.routes]
+        if sole and any((seen.dst, seen.table, seen.priority) == (new.dst, new.table, new.priority) for seen in there):
+            raise refused(words, errno.EEXIST)
         if new in link.routes:
             return False
         same = [at for at, seen in enumerate(link.routes) if (seen.dst, seen.table) == (new.dst, new.table)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -140,6 +141,24 @@ def test_a_gateway_is_no_other_pods_address(lab: Lab, maker: str) -> None:
     one.check().succeeded()
     for target in one.addresses:
         assert lab.node.pings(target)
+
+
+@pytest.mark.usefixtures("own_promise")
+@pytest.mark.parametrize("address", ["10.9.9.9/24", "fd00:9::9/64"])
+@pytest.mark.parametrize("kind", ["ptp", "host-gw"])
+def test_an_address_is_one_pods_alone(lab: Lab, kind: str, address: str) -> None:
+    """Of pods that are given one address at the same time one has it; nothing of the others is left."""
+    for _ in range(3):
+        pods = [lab.attachment({**ptp(of(address)), "type": kind}) for _ in range(3)]
+        with ThreadPoolExecutor(len(pods)) as pool:
+            answers = list(pool.map(lambda it: it.call("ADD"), pods))
+        (winner,) = [it for it, answer in zip(pods, answers, strict=True) if answer.status == 0]
+        winner.result = answers[pods.index(winner)].json
+        winner.check().succeeded()
+        assert set(observe.links(lab.node)) == {"lo", winner.host_veth}
+        winner.delete().succeeded()
+        for it in pods:
+            lab.node.remove_pod(it.netns)
 
 
 READ_ONLY = "mount --bind /proc/sys /proc/sys; mount -o remount,ro,bind /proc/sys"
