@@ -66,6 +66,13 @@ class Way(msgspec.Struct, frozen=True, kw_only=True):
     out: int = 0
 
 
+class NextHop(msgspec.Struct, frozen=True):
+    """Where a route leads: to a next hop, through the link with index ``out``."""
+
+    via: Ip
+    out: int
+
+
 class NeighbourSeen(msgspec.Struct, frozen=True):
     """A neighbour of a link."""
 

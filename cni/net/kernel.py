@@ -24,7 +24,7 @@ from cni.spec.result import SCOPE_LINK
 if TYPE_CHECKING:
     from ipaddress import IPv4Network
 
-    from cni.net.facts import NeighbourSeen, RouteSeen, Way
+    from cni.net.facts import NeighbourSeen, NextHop, RouteSeen, Way
     from cni.net.traffic import Traffic
     from cni.spec.addresses import Cidr, Ip
     from cni.spec.result import Route
@@ -101,9 +101,9 @@ class Kernel(Links):
                     return link.name
         return ""
 
-    def next_hops(self) -> dict[tuple[Cidr, int], Ip]:
+    def next_hops(self) -> dict[tuple[Cidr, int], NextHop]:
         """The routes of ours through other nodes: next hops by destination and metric."""
-        found: dict[tuple[Cidr, int], Ip] = {}
+        found: dict[tuple[Cidr, int], NextHop] = {}
         for family in (socket.AF_INET, socket.AF_INET6):
             fields = {"family": family, "table": RT_TABLE_MAIN, "proto": RTPROT_PODWIRE}
             for message in self._routes(fields):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 from msgspec import Meta
 
-from cni.net.facts import Way
+from cni.net.facts import NextHop, Way
 from cni.net.ops import RTPROT_PODWIRE, DropNextHop, Plan, SetNextHop
 from cni.spec.addresses import Cidr, Ip, is_v6, parse_cidr
 from cni.spec.errors import CNIError, ConfigError
@@ -49,8 +49,8 @@ class Document(msgspec.Struct, frozen=True):
 
 
 class NodeSeen(msgspec.Struct, frozen=True):
-    """A node with what leads to its pods: whether that is our route as it should be. Where it is not, or the range has pods of
-    this host, also the next hop of our route (``before``) and the way to the node itself (``hop``).
+    """A node with what leads to its pods: whether our route is as it should be, its next hop (``before``), and the way to the
+    node itself (``hop``).
     """
 
     node: Node
@@ -91,26 +91,25 @@ def _may_be_a_node(via: Ip) -> bool:
     return not (via.is_unspecified or via.is_multicast or via.is_loopback or (is_v6(via) and via.is_link_local))
 
 
-def look(host: Host, network: str, nodes: Sequence[Node], addresses: Iterable[Cidr] = ()) -> tuple[NodeSeen, ...]:
-    """How the host reaches each node's pods. Where all is right that is a question a node, for many nodes one for all.
+def look(host: Host, network: str, nodes: Sequence[Node]) -> tuple[NodeSeen, ...]:
+    """How the host reaches each node and its pods. Where all is right that is a question for each node's address and one for
+    its range, of many nodes one for all ranges.
 
-    ``addresses`` are those of this host's pods: the nodes whose range they are in are looked at in any case.
+    A route of ours that leaves by another link than the node is on by now is as wrong as one through another node.
     """
     metric = mark(network)
-    own = [address.ip for address in addresses]
+    hops = {via: host.root.way(via) for via in dict.fromkeys(node.via for node in nodes)}
     ours = host.root.next_hops() if len(nodes) > MANY else None
     found = []
     for node in nodes:
-        key = parse_cidr(str(node.network)), metric
-        way = host.root.way(_first(node)) if ours is None else None
-        right = _is_ours(way, node, metric) if ours is None else ours.get(key) == node.via
-        if right and not any(ip in node.network for ip in own):
-            found.append(NodeSeen(node, True))
-            continue
-        if not right and ours is None:
-            ours = host.root.next_hops()
-        before = node.via if right else (ours or {}).get(key)
-        found.append(NodeSeen(node, right or before == node.via, before, host.root.way(node.via)))
+        hop = hops[node.via]
+        wanted = NextHop(node.via, hop.out) if hop is not None and hop.on_link else None
+        before = wanted if ours is None and _is_ours(host.root.way(_first(node)), node, wanted, metric) else None
+        if before is None:
+            ours = host.root.next_hops() if ours is None else ours
+            before = ours.get((parse_cidr(str(node.network)), metric))
+        right = before is not None and before == wanted
+        found.append(NodeSeen(node, right, before.via if before is not None else None, hop))
     return tuple(found)
 
 
@@ -120,11 +119,12 @@ def _first(node: Node) -> Ip:
     return network.network_address if network.prefixlen == network.max_prefixlen else network.network_address + 1
 
 
-def _is_ours(way: Way | None, node: Node, metric: int) -> bool:
+def _is_ours(way: Way | None, node: Node, wanted: NextHop | None, metric: int) -> bool:
     """Whether a way is the route of ours through a node."""
-    if way is None:
+    if way is None or wanted is None:
         return False
-    return (way.dst.network, way.gw, way.priority, way.protocol) == (node.network, node.via, metric, RTPROT_PODWIRE)
+    seen = (way.dst.network, way.gw, way.out, way.priority, way.protocol)
+    return seen == (node.network, wanted.via, wanted.out, metric, RTPROT_PODWIRE)
 
 
 def plan_add(network: str, seen: Iterable[NodeSeen]) -> Plan:
@@ -158,13 +158,18 @@ def unreachable(it: NodeSeen) -> str:
 
 def check(seen: Iterable[NodeSeen]) -> list[str]:
     """A line for each node whose pods the host does not reach through it."""
-    return [f"route to {it.node.network} through node {it.node.via} is gone" for it in seen if not it.right and not it.here]
+    return [
+        f"route to {it.node.network} through node {it.node.via} "
+        + ("leaves by another link than the node is on" if it.before == it.node.via else "is gone")
+        for it in seen
+        if not it.right and not it.here
+    ]
 
 
 def plan_gc(host: Host, network: str, nodes: Sequence[Node]) -> Plan:
     """Remove the network's routes to ranges that no other node of the list has."""
     metric = mark(network)
-    mine = {dst: via for (dst, priority), via in host.root.next_hops().items() if priority == metric}
+    mine = {dst: hop.via for (dst, priority), hop in host.root.next_hops().items() if priority == metric}
     if not mine:
         return []
     wanted = {node.network for node in nodes if (hop := host.root.way(node.via)) is None or not hop.local}

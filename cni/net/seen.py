@@ -9,13 +9,13 @@ from ipaddress import ip_address, ip_interface
 from typing import TYPE_CHECKING
 
 from cni.net import qdiscs
-from cni.net.facts import MACVLAN_MODES, Filter, Link, NeighbourSeen, Qdisc, RouteSeen, Vlan, Way
+from cni.net.facts import MACVLAN_MODES, Filter, Link, NeighbourSeen, NextHop, Qdisc, RouteSeen, Vlan, Way
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from cni.net.messages import Attributes, Message
-    from cni.spec.addresses import Cidr, Ip
+    from cni.spec.addresses import Cidr
 
 IFF_UP, IFF_PROMISC, IFF_ALLMULTI = 0x1, 0x100, 0x200
 RTN_UNICAST, RTN_LOCAL = 1, 2
@@ -130,10 +130,13 @@ def default_of(message: Message) -> tuple[int, int] | None:
     return message.number("RTA_PRIORITY"), message.next_hops()[0][0]
 
 
-def next_hops_of(message: Message) -> dict[tuple[Cidr, int], Ip]:
+def next_hops_of(message: Message) -> dict[tuple[Cidr, int], NextHop]:
     """The next hop of a route by its destination and metric; nothing for a route without one."""
     gateway = message.raw("RTA_GATEWAY")
-    return {} if not gateway else {(_destination(message), message.number("RTA_PRIORITY")): ip_address(gateway)}
+    if not gateway:
+        return {}
+    hop = NextHop(ip_address(gateway), message.number("RTA_OIF"))
+    return {(_destination(message), message.number("RTA_PRIORITY")): hop}
 
 
 def neighbour_of(message: Message) -> NeighbourSeen:

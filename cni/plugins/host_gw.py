@@ -96,7 +96,7 @@ def look(conf: Conf, call: Call, host: Host, known: Result | None) -> Facts:
     ranges = tuple(node.network for node in listed)
     subnets = masquerade.subnets(host, addresses, ranges, call.verb == "CHECK") if conf.ip_masq else ()
     facts = Facts(
-        nodes=nodes.look(host, call.network, listed, addresses),
+        nodes=nodes.look(host, call.network, listed),
         subnets=subnets,
         masquerade=of_masquerade(subnets, inside=ranges),
     )

@@ -851,7 +851,8 @@ def test_next_hops(lab: Lab) -> None:
         lab.pod.set_next_hop(parse_cidr(dst), parse_ip(via), metric)
         lab.pod.set_next_hop(parse_cidr(dst), parse_ip(via), metric)
     lab.pod.add_route("eth0", route("10.8.0.0/24", "10.0.0.1"))  # not ours
-    assert {(str(dst), metric): str(via) for (dst, metric), via in lab.pod.next_hops().items()} == hops
+    assert {(str(dst), metric): str(hop.via) for (dst, metric), hop in lab.pod.next_hops().items()} == hops
+    assert {hop.out for hop in lab.pod.next_hops().values()} == {must(lab.pod.link("eth0")).index}
     way = lab.pod.way(parse_ip("10.9.0.1"))
     assert way is not None
     assert (str(way.dst), str(way.gw), way.priority, way.protocol) == ("10.9.0.0/24", "10.0.0.1", 7, 112)

@@ -7,7 +7,7 @@ import os
 from ipaddress import ip_interface
 from typing import TYPE_CHECKING
 
-from cni.net.facts import Link, NeighbourSeen, RouteSeen, Vlan, Way
+from cni.net.facts import Link, NeighbourSeen, NextHop, RouteSeen, Vlan, Way
 from cni.net.ops import RTPROT_PODWIRE
 from cni.spec.addresses import Cidr, Ip, is_v6
 from cni.spec.errors import TryAgain, UnsupportedField
@@ -73,8 +73,8 @@ class FakeKernel:
             if route.table == MAIN
         ]
         found += [
-            Way(dst=dst, gw=via, priority=metric, protocol=RTPROT_PODWIRE)
-            for (dst, metric), via in self.namespace.next_hops.items()
+            Way(dst=dst, gw=hop.via, priority=metric, protocol=RTPROT_PODWIRE, out=hop.out)
+            for (dst, metric), hop in self.namespace.next_hops.items()
         ]
         near = [way for way in found if address in way.dst.network]
         return max(near, key=lambda way: (way.dst.network.prefixlen, -way.priority), default=None)
@@ -91,7 +91,7 @@ class FakeKernel:
                 return min(found, key=lambda way: way[0])[1]
         return ""
 
-    def next_hops(self) -> dict[tuple[Cidr, int], Ip]:
+    def next_hops(self) -> dict[tuple[Cidr, int], NextHop]:
         return dict(self.namespace.next_hops)
 
     def neighbours(self, ifname: str) -> tuple[NeighbourSeen, ...]:
@@ -291,10 +291,11 @@ class FakeKernel:
         if way is None or not way.on_link:
             v6 = is_v6(via)
             raise refused(words, errno.EHOSTUNREACH if v6 else errno.ENETUNREACH, "" if v6 else "Nexthop has invalid gateway")
-        self.namespace.next_hops[ip_interface(dst.network), metric] = via
+        self.namespace.next_hops[ip_interface(dst.network), metric] = NextHop(via, way.out)
 
     def drop_next_hop(self, dst: Cidr, via: Ip, metric: int) -> bool:
-        if self.namespace.next_hops.get((ip_interface(dst.network), metric)) != via:
+        present = self.namespace.next_hops.get((ip_interface(dst.network), metric))
+        if present is None or present.via != via:
             return False
         del self.namespace.next_hops[ip_interface(dst.network), metric]
         return True

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from cni.net.facts import Link, RouteSeen, Shaping, Vlan
+from cni.net.facts import Link, NextHop, RouteSeen, Shaping, Vlan
 from cni.spec.addresses import Cidr, Ip, is_v6
 from cni.spec.errors import KernelError
 
@@ -77,7 +77,7 @@ class Namespace:
         self.links: dict[str, FakeLink] = {}
         self.known: list[Namespace] = []
         self.on_top: list[tuple[Namespace, FakeLink]] = []  # macvlans, with where they are
-        self.next_hops: dict[tuple[Cidr, int], Ip] = {}
+        self.next_hops: dict[tuple[Cidr, int], NextHop] = {}
         self.sysctls = dict(OF_NAMESPACE)
         self._last_index = 0
         lo = self.add(FakeLink(0, "lo", "", "00:00:00:00:00:00", 65536))
@@ -207,6 +207,6 @@ class Namespace:
             yield from (f"  qdisc {qdisc}" for qdisc in (link.shaping.root, link.shaping.ingress) if qdisc is not None)
             yield from (f"  filter {rule}" for rule in link.shaping.filters)
             yield from sorted(f"  neighbour {address} {mac}" for address, mac in link.neighbours.items())
-        yield from sorted(f"next hop of {dst} metric {metric}: {via}" for (dst, metric), via in self.next_hops.items())
+        yield from sorted(f"next hop of {dst} metric {metric}: {hop.via}" for (dst, metric), hop in self.next_hops.items())
         defaults = OF_NAMESPACE | {key.format(name): value for key, value in LINK_SYSCTLS.items() for name in self.links}
         yield from (f"sysctl {key}={value}" for key, value in sorted(self.sysctls.items()) if value != defaults[key])

@@ -109,6 +109,29 @@ def test_a_node_that_moved(lab: Lab) -> None:
     it.check().succeeded()
 
 
+@pytest.mark.parametrize("v6", [False, True])
+def test_an_uplink_that_moved(lab: Lab, v6: bool) -> None:
+    """The node's link becomes a bridge's port, the addresses are the bridge's; the old link still has the routes."""
+    lab.node.outside()
+    target, listed = (("10.10.1.5", "fd00:11::5")[v6], NODES[v6 : v6 + 1])
+    lab.node.sh(f"ip addr add {target} dev lo", pod=OUTSIDE)
+    it = lab.added(host_gw(nodes=listed))
+    lab.node.sh(f"ip route add {it.addresses[v6]} via {(NODE_V4, NODE_V6)[v6]}", pod=OUTSIDE)
+    assert lab.node.pings(target, pod=it.pod)
+    moved = (f"{NODE_V4}/24", f"{NODE_V6}/64")[v6]
+    lab.node.sh(
+        f"ip link add br0 type bridge; echo 0 >/proc/sys/net/ipv6/conf/br0/accept_dad; ip link set br0 up; "
+        f"ip addr add 198.51.100.77/32 dev up0; ip link set up0 master br0; ip addr add {moved} dev br0 nodad; "
+        f"ip addr del {moved} dev up0; ip neigh flush dev up0"
+    )
+    it.check().refused(999, says="leaves by another link than the node is on")
+    other = lab.added(host_gw(nodes=listed))
+    assert {route["dev"] for route in observe.routes(lab.node) if route["dst"] == RANGES[v6]} == {"br0"}
+    for pod in (it, other):
+        pod.check().succeeded()
+    assert lab.node.pings(target, pod=it.pod)
+
+
 @pytest.mark.parametrize(
     ("entry", "says"),
     [
