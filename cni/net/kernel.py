@@ -22,7 +22,7 @@ from cni.spec.errors import KernelError
 from cni.spec.result import SCOPE_LINK
 
 if TYPE_CHECKING:
-    from ipaddress import IPv4Network
+    from ipaddress import IPv4Network, IPv6Network
 
     from cni.net.facts import NeighbourSeen, NextHop, RouteSeen, Way
     from cni.net.traffic import Traffic
@@ -60,6 +60,11 @@ class Kernel(Links):
             return ()
         seen = self.objects(ifname, m.RTM_GETADDR, {"index": index}, [], f"cannot list addresses of {ifname}")
         return tuple(address_of(message) for message in seen if message["index"] == index)
+
+    def subnets(self) -> set[IPv4Network | IPv6Network]:
+        """The subnets of all addresses; those of an address alone are left out."""
+        seen = {address_of(message).network for message in self.wire.dump(m.RTM_GETADDR, {}, [], "cannot list addresses")}
+        return {network for network in seen if network.prefixlen < network.max_prefixlen}
 
     def routes(self, ifname: str) -> tuple[RouteSeen, ...]:
         """The unicast routes through a link, of every table."""

@@ -50,13 +50,14 @@ class Document(msgspec.Struct, frozen=True):
 
 class NodeSeen(msgspec.Struct, frozen=True):
     """A node with what leads to its pods: whether our route is as it should be, its next hop (``before``), and the way to the
-    node itself (``hop``).
+    node itself (``hop``). Where it is not, also a ``subnet`` of this host's links that the range is in.
     """
 
     node: Node
     right: bool
     before: Ip | None = None
     hop: Way | None = None
+    subnet: str = ""
 
     @property
     def here(self) -> bool:
@@ -69,8 +70,10 @@ def mark(network: str) -> int:
     return int.from_bytes(sha256(f"routes of {network}".encode()).digest()[:4], "big") | 1 << 31
 
 
-def validate(nodes: Iterable[Node], where: str) -> None:
-    """ConfigError for an entry that no route can be made of, and for one range behind two nodes."""
+def validate(nodes: Sequence[Node], where: str) -> None:
+    """ConfigError for an entry that no route can be made of, for one range behind two nodes, and for a range with a node's own
+    address in it: what is sent to that node would go to another one.
+    """
     behind: dict[IPv4Network | IPv6Network, Ip] = {}
     for index, node in enumerate(nodes):
         place = f"{where}[{index}]"
@@ -80,10 +83,22 @@ def validate(nodes: Iterable[Node], where: str) -> None:
             raise ConfigError(f"{place}: via {node.via} is no address of a node")
         if not node.network.prefixlen:
             raise ConfigError(f"{place}: podCIDR {node.pod_cidr} is every address there is")
-        if node.via in node.network:
-            raise ConfigError(f"{place}: via {node.via} is one of the pods' own addresses, {node.network}")
+        if _is_special(node.network.network_address) or _is_special(node.network.broadcast_address):
+            raise ConfigError(f"{place}: podCIDR {node.pod_cidr} has addresses that no pod can have")
         if behind.setdefault(node.network, node.via) != node.via:
             raise ConfigError(f"{place}: podCIDR {node.network} is behind {behind[node.network]} already")
+    # There may be thousands of both: each address is looked up once for each length of a range.
+    ranges = {(it.version, it.prefixlen, int(it.network_address) >> it.max_prefixlen - it.prefixlen): it for it in behind}
+    lengths = {(version, length) for version, length, _ in ranges}
+    for index, via in enumerate(node.via for node in nodes):
+        for length in (length for version, length in lengths if version == via.version):
+            found = ranges.get((via.version, length, int(via) >> via.max_prefixlen - length))
+            if found is not None:
+                raise ConfigError(f"{where}[{index}]: via {via} is one of the pods' own addresses, {found}")
+
+
+def _is_special(ip: Ip) -> bool:
+    return ip.is_multicast or ip.is_loopback or ip.is_link_local or (not is_v6(ip) and ip.is_reserved)
 
 
 def _may_be_a_node(via: Ip) -> bool:
@@ -100,6 +115,7 @@ def look(host: Host, network: str, nodes: Sequence[Node]) -> tuple[NodeSeen, ...
     metric = mark(network)
     hops = {via: host.root.way(via) for via in dict.fromkeys(node.via for node in nodes)}
     ours = host.root.next_hops() if len(nodes) > MANY else None
+    subnets: set[IPv4Network | IPv6Network] | None = None
     found = []
     for node in nodes:
         hop = hops[node.via]
@@ -109,7 +125,12 @@ def look(host: Host, network: str, nodes: Sequence[Node]) -> tuple[NodeSeen, ...
             ours = host.root.next_hops() if ours is None else ours
             before = ours.get((parse_cidr(str(node.network)), metric))
         right = before is not None and before == wanted
-        found.append(NodeSeen(node, right, before.via if before is not None else None, hop))
+        subnet = ""
+        if not right and wanted is not None:
+            subnets = host.root.subnets() if subnets is None else subnets
+            within = (it for it in subnets if node.pod_cidr.ip in it and it.prefixlen <= node.network.prefixlen)
+            subnet = str(next(within, ""))
+        found.append(NodeSeen(node, right, before.via if before is not None else None, hop, subnet))
     return tuple(found)
 
 
@@ -130,7 +151,8 @@ def _is_ours(way: Way | None, node: Node, wanted: NextHop | None, metric: int) -
 def plan_add(network: str, seen: Iterable[NodeSeen]) -> Plan:
     """Lead the routes through the nodes. A node that is this host itself needs none, so that all nodes can have one list.
 
-    CNIError where a node is not on a link of this host: its pods cannot be reached this way.
+    CNIError where a node is not on a link of this host: its pods cannot be reached this way. And where the range is within a
+    subnet of this host's links: what is there could not be reached any more.
     """
     metric = mark(network)
     plan: Plan = []
@@ -138,6 +160,9 @@ def plan_add(network: str, seen: Iterable[NodeSeen]) -> Plan:
         problem = unreachable(it)
         if problem:
             raise CNIError(problem, "host-gw needs a segment that all nodes share; VXLAN does not")
+        if it.subnet:
+            told = "the route would take what is sent there: correct the list of nodes"
+            raise CNIError(f"podCIDR {it.node.network} of node {it.node.via} is in {it.subnet}, a subnet of this host", told)
         dst = parse_cidr(str(it.node.network))
         if it.here and it.before is not None:
             plan.append(DropNextHop(dst=dst, via=it.before, metric=metric))

@@ -681,6 +681,13 @@ def test_routes(lab: Lab) -> None:
         assert (seen["203.0.113.0/24"]["table"], seen["203.0.113.0/24"]["scope"]) == ("1000", "link")
 
 
+def test_subnets(lab: Lab) -> None:
+    lab.running()
+    lab.pod.add_address("eth0", parse_cidr("192.0.2.9/32"))
+    found = {str(network) for network in lab.pod.subnets()}
+    assert {"10.0.0.0/24", "fd00::/64"} <= found <= {"10.0.0.0/24", "fd00::/64", "fe80::/64", "127.0.0.0/8"}
+
+
 @pytest.mark.parametrize("dst", ["192.0.2.9/32", "fd09::9/128"])
 def test_a_sole_route(lab: Lab, dst: str) -> None:
     lab.running()

@@ -16,6 +16,7 @@ from tests.fakes.traffic import FakeTraffic
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from ipaddress import IPv4Network, IPv6Network
 
     from cni.spec.result import Route
     from tests.fakes.machine import Machine
@@ -50,6 +51,10 @@ class FakeKernel:
     def addresses(self, ifname: str) -> tuple[Cidr, ...]:
         found = self.namespace.links.get(ifname)
         return () if found is None else tuple(sorted(found.addresses, key=is_v6))
+
+    def subnets(self) -> set[IPv4Network | IPv6Network]:
+        seen = {address.network for link in self.namespace.links.values() for address in link.addresses}
+        return {network for network in seen if network.prefixlen < network.max_prefixlen}
 
     def routes(self, ifname: str) -> tuple[RouteSeen, ...]:
         found = self.namespace.links.get(ifname)

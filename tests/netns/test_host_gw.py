@@ -161,6 +161,28 @@ def test_next_hops_behind_a_router_are_refused(lab: Lab, entry: Any, says: str) 
         ({"ipMasqBackend": "ipchains"}, 7, "ipchains"),
         ({"nodes": [{"podCIDR": "10.9.0.0/24", "via": "fe80::9"}]}, 7, "nodes\\[0\\].*not of one family"),
         ({"nodes": [{"podCIDR": "10.9.0.0/24", "via": "10.9.0.1"}]}, 7, "one of the pods' own addresses"),
+        (
+            {"nodes": [{"podCIDR": "198.51.100.0/25", "via": "192.0.2.9"}, {"podCIDR": "10.9.0.0/24", "via": OUTSIDE_V4}]},
+            7,
+            f"nodes\\[1\\]: via {OUTSIDE_V4} is one of the pods' own addresses, 198.51.100.0/25",
+        ),
+        *(
+            ({"nodes": [{"podCIDR": special, "via": via}]}, 7, "has addresses that no pod can have")
+            for special, via in (
+                *(("224.0.1.0/24", "192.0.2.9"), ("127.9.0.0/16", "192.0.2.9"), ("169.254.7.0/24", "192.0.2.9")),
+                *(("0.0.0.0/1", "192.0.2.9"), ("ff05::/64", "2001:db8::9"), ("fe80::/64", "2001:db8::9")),
+            )
+        ),
+        (
+            {"nodes": [{"podCIDR": "10.30.0.128/25", "via": OUTSIDE_V4}]},
+            999,
+            "podCIDR 10.30.0.128/25 of node .* is in 10.30.0.0/24, a subnet of this host",
+        ),
+        (
+            {"nodes": [{"podCIDR": "fd00:30::/64", "via": OUTSIDE_V6}]},
+            999,
+            "podCIDR fd00:30::/64 of node .* is in fd00:30::/64, a subnet of this host",
+        ),
         ({"nodes": [{"podCIDR": "0.0.0.0/0", "via": "192.0.2.9"}]}, 7, "every address there is"),
         ({"nodes": [{"podCIDR": "10.9.0.0/24", "via": "127.0.0.1"}]}, 7, "no address of a node"),
         ({"nodes": [{"podCIDR": "10.9.0.0/24"}]}, 7, "via"),
@@ -209,6 +231,7 @@ def test_next_hops_behind_a_router_are_refused(lab: Lab, entry: Any, says: str) 
 def test_what_cannot_be_is_refused_and_nothing_is_left(lab: Lab, keys: dict[str, Any], code: int, says: str) -> None:
     lab.node.outside()
     lab.node.sh("""mkfifo /run/pipe; echo text >/run/text; echo '{"nodes": [{"podCIDR": 7}]}' >/run/wrong""")
+    lab.node.sh("ip link add lan0 up type veth peer x; ip addr add 10.30.0.1/24 dev lan0; ip addr add fd00:30::1/64 dev lan0")
     lab.added(host_gw())
     it = lab.attachment({**host_gw(), **keys})
     before = lab.snapshot()
