@@ -174,12 +174,14 @@ def plan_gc(conf: Conf, call: Call, keep: frozenset[Owner], host: Host) -> Plan:
     nothing: Plan = []
     look_gc = partial(masquerade.plan_gc, host, call.network, keep)
     removal, unread = attempt(look_gc, nothing, conf.ip_masq, call.notes)
+    links = veth.plan_gc(call.network, keep, host)
     try:
         to_nodes = nodes.plan_gc(host, call.network, _nodes(read(call, Conf), call, host))
     except CNIError as error:
         to_nodes = []
         call.notes.append(f"routes to nodes are left alone: {error}")
-    return [*veth.plan_gc(call.network, keep, host), *removal, *to_nodes, *unread]
+    # Routes at once: links take long, and an ADD meanwhile may have read a newer file and found a route that it needs.
+    return [*to_nodes, *links, *removal, *unread]
 
 
 def status(conf: Conf, call: Call, host: Host) -> None:
