@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 CREATES_INTERFACE = True
 CHAINED = False
 
+# msgspec's word for JSON that goes on.
+_CUT = "truncated"
+
 # The pods' next hop, by family: addresses that are valid on a link only (RFC 3927, RFC 4291), so that every pod has the same.
 NEXT_HOP: dict[bool, Ip] = {False: parse_ip("169.254.1.1"), True: parse_ip("fe80::1")}
 
@@ -197,7 +200,7 @@ def status(conf: Conf, call: Call, host: Host) -> None:
 
 
 def _nodes(conf: Conf, call: Call, host: Host) -> tuple[Node, ...]:
-    """The nodes of the configuration and of the file. TryAgain (11) where there is no such file yet."""
+    """The nodes of the configuration and of the file. TryAgain (11) where there is no such file yet, or not all of it."""
     if not conf.nodes_file:
         return conf.nodes
     raw = host.file(conf.nodes_file)
@@ -207,6 +210,9 @@ def _nodes(conf: Conf, call: Call, host: Host) -> tuple[Node, ...]:
     try:
         document = convert(decode_document(raw), Document, conf.nodes_file, call.notes)
     except DecodeError as error:
+        if not raw.strip() or _CUT in error.details:
+            told = "its writer is at work, or was stopped: one that renames a complete file into its place is never seen at it"
+            raise TryAgain(f"nodesFile {conf.nodes_file} ends before its JSON does", told) from error
         raise ConfigError(f"nodesFile {conf.nodes_file} is no JSON object", error.details) from error
     nodes.validate(document.nodes, f"{conf.nodes_file}: nodes")
     listed = (*conf.nodes, *document.nodes)

@@ -224,6 +224,9 @@ def test_next_hops_behind_a_router_are_refused(lab: Lab, entry: Any, says: str) 
         ({"nodesFile": "/run/not-yet"}, 11, "/run/not-yet is not there"),
         ({"nodesFile": "/run"}, 999, "/run"),
         ({"nodesFile": "/run/pipe"}, 999, "it is no file"),
+        ({"nodesFile": "/run/empty"}, 11, "/run/empty ends before its JSON does"),
+        ({"nodesFile": "/run/cut"}, 11, "/run/cut ends before its JSON does"),
+        ({"nodesFile": "/run/list"}, 7, "/run/list is no JSON object"),
         ({"nodesFile": "/run/text"}, 7, "/run/text is no JSON object"),
         ({"nodesFile": "/run/wrong"}, 7, "/run/wrong"),
     ],
@@ -231,6 +234,7 @@ def test_next_hops_behind_a_router_are_refused(lab: Lab, entry: Any, says: str) 
 def test_what_cannot_be_is_refused_and_nothing_is_left(lab: Lab, keys: dict[str, Any], code: int, says: str) -> None:
     lab.node.outside()
     lab.node.sh("""mkfifo /run/pipe; echo text >/run/text; echo '{"nodes": [{"podCIDR": 7}]}' >/run/wrong""")
+    lab.node.sh("""echo >/run/empty; printf '{"nodes": [{"podCIDR' >/run/cut; echo '[]' >/run/list""")
     lab.node.sh("ip link add lan0 up type veth peer x; ip addr add 10.30.0.1/24 dev lan0; ip addr add fd00:30::1/64 dev lan0")
     lab.added(host_gw())
     it = lab.attachment({**host_gw(), **keys})
