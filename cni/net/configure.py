@@ -18,6 +18,7 @@ IPV6_MIN_MTU = 1280
 MAIN = 254
 
 ACCEPT_RA = "net/ipv6/conf/{}/accept_ra"
+LINK_FORWARDING = "net/ipv4/conf/{}/forwarding"
 FORWARDING = {False: "net/ipv4/ip_forward", True: "net/ipv6/conf/all/forwarding"}
 
 
@@ -98,10 +99,14 @@ def default_routes(lease: Result) -> tuple[Route, ...]:
     return (*others, *completed, *missing, *(route for route in bare if route not in complete))
 
 
-def plan_forwarding(families: Iterable[bool]) -> Plan:
-    """Have the host forward packets of these families; True is IPv6. Never taken back: others may count on it by then."""
-    values = tuple((FORWARDING[v6], "1") for v6 in sorted(set(families)))
-    return [SetSysctls(side=HOST, values=values, must=True)] if values else []
+def plan_forwarding(families: Iterable[bool], link: str = "") -> Plan:
+    """Have the host forward packets of these families; True is IPv6. Never taken back: others may count on it by then.
+
+    Where conf/default says otherwise, a new ``link`` does not forward IPv4; of IPv6 the kernel asks the one for all links.
+    """
+    wanted = sorted(set(families))
+    keys = [FORWARDING[v6] for v6 in wanted] + [LINK_FORWARDING.format(link) for v6 in wanted if link and not v6]
+    return [SetSysctls(side=HOST, values=tuple((key, "1") for key in keys), must=True)] if keys else []
 
 
 def forwarding_problems(families: Iterable[bool], forwarding: tuple[bool, ...]) -> list[str]:

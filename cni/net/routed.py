@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from cni.net.configure import ACCEPT_RA, FORWARDING, forwarding_problems, no_router_advertisements
+from cni.net.configure import ACCEPT_RA, FORWARDING, LINK_FORWARDING, forwarding_problems, no_router_advertisements
 from cni.net.facts import Link, RouteSeen
 from cni.net.ops import HOST, AddAddress, AddRoute, CreateVeth, Plan, SetSysctls
 from cni.net.verify import route_problems
@@ -39,6 +39,7 @@ class HostSide(msgspec.Struct, frozen=True):
     forwarding: tuple[bool, ...] = (False, False)
     accept_ra: str | None = None
     elsewhere: tuple[str, ...] = ()
+    link_forwards: bool = True
 
 
 def interfaces(call: Call, mac: str, mtu: int) -> tuple[Interface, Interface]:
@@ -106,8 +107,11 @@ def look(host: Host, ends: Ends, mine: Result) -> HostSide:
         return HostSide(forwarding=forwarding)
     name = ends.host.name
     accept_ra = host.sysctl(HOST, ACCEPT_RA.format(name))
+    link_forwards = host.sysctl(HOST, LINK_FORWARDING.format(name)) == "1"
     elsewhere = tuple(line for ip in mine.ips if (line := _elsewhere(host, ends.host, ip.address.ip)))
-    return HostSide(ends.host, host.root.addresses(name), host.root.routes(name), forwarding, accept_ra, elsewhere)
+    return HostSide(
+        ends.host, host.root.addresses(name), host.root.routes(name), forwarding, accept_ra, elsewhere, link_forwards
+    )
 
 
 def _elsewhere(host: Host, link: Link, address: Ip) -> str:
@@ -127,6 +131,8 @@ def check(side: HostSide, mine: Result, own: Iterable[Cidr], mtu: int) -> list[s
         return ["the host's end of the veth is gone", *problems]
     name = side.link.name
     problems += [] if side.link.up else [f"{name} is down"]
+    if not side.link_forwards and not all(is_v6(ip.address) for ip in mine.ips):
+        problems.append(f"forwarding is off: {LINK_FORWARDING.format(name)} is not 1")
     if mtu and side.link.mtu != mtu:
         problems.append(f"{name} has MTU {side.link.mtu}, expected {mtu}")
     if side.accept_ra not in ("0", None):

@@ -135,7 +135,7 @@ def plan_add(conf: Conf, call: Call, facts: Facts, lease: Result) -> tuple[Plan,
     plan += routed.plan_host(result, (), RTPROT_PODWIRE)
     if conf.ip_masq:
         plan += masquerade.plan_add(call.owner, facts.subnets, conf.backend, facts.masquerade)
-    return plan + to_nodes + plan_forwarding(families), result
+    return plan + to_nodes + plan_forwarding(families, host_end.name), result
 
 
 def report(conf: Conf, result: Result, host: Host) -> Result:

@@ -98,7 +98,7 @@ def plan_add(conf: Conf, call: Call, facts: Facts, lease: Result) -> tuple[Plan,
     plan += routed.plan_host(result, _gateways(ips), RTPROT_STATIC)
     if conf.ip_masq:
         plan += masquerade.plan_add(call.owner, addresses, conf.backend, facts.masquerade)
-    return plan + plan_forwarding(map(is_v6, addresses)), result
+    return plan + plan_forwarding(map(is_v6, addresses), ends[0].name), result
 
 
 def report(conf: Conf, result: Result, host: Host) -> Result:

@@ -27,6 +27,7 @@ LINK_SYSCTLS = {
     "net/ipv6/conf/{}/disable_ipv6": "0",
     "net/ipv6/conf/{}/keep_addr_on_down": "0",
     "net/ipv4/conf/{}/arp_notify": "0",
+    "net/ipv4/conf/{}/forwarding": "0",
     "net/ipv4/conf/{}/route_localnet": "0",
     "net/ipv6/conf/{}/ndisc_notify": "0",
 }

@@ -161,6 +161,18 @@ def test_an_address_is_one_pods_alone(lab: Lab, kind: str, address: str) -> None
             lab.node.remove_pod(it.netns)
 
 
+@pytest.mark.usefixtures("own_promise")
+@pytest.mark.parametrize("kind", ["ptp", "host-gw"])
+def test_links_that_do_not_forward_by_default(lab: Lab, kind: str) -> None:
+    lab.node.outside()
+    lab.node.sh("echo 1 >/proc/sys/net/ipv4/ip_forward; echo 1 >/proc/sys/net/ipv6/conf/all/forwarding")
+    lab.node.sh("echo 0 >/proc/sys/net/ipv4/conf/default/forwarding; echo 0 >/proc/sys/net/ipv6/conf/default/forwarding")
+    it = lab.added({**ptp(ROUTED, ipMasq=True), "type": kind})
+    for target in (OUTSIDE_V4, OUTSIDE_V6):
+        assert lab.node.pings(target, pod=it.pod)
+    it.check().succeeded()
+
+
 READ_ONLY = "mount --bind /proc/sys /proc/sys; mount -o remount,ro,bind /proc/sys"
 
 
@@ -318,6 +330,12 @@ DAMAGE: Damage = {
         "node",
         "ip link add away up type veth peer beyond; ip link set beyond up; ip route add fd00:10::2 dev away metric 1",
         "the host leads fd00:10::2 to away, not to {veth}",
+        "the host's side",
+    ),
+    "the-links-forwarding-off": (
+        "node",
+        "echo 0 >/proc/sys/net/ipv4/conf/{veth}/forwarding",
+        "forwarding is off: net/ipv4/conf/{veth}/forwarding",
         "the host's side",
     ),
     "forwarding-off": ("node", "echo 0 >/proc/sys/net/ipv4/ip_forward", "ip_forward", "the host's side"),
