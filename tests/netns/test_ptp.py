@@ -128,8 +128,10 @@ def test_an_address_of_the_host_is_no_pods(lab: Lab, kind: str) -> None:
 
 @pytest.mark.usefixtures("own_promise")
 @pytest.mark.parametrize("maker", ["host-gw", "ptp", "somebody else"])
-def test_a_gateway_is_no_other_pods_address(lab: Lab, maker: str) -> None:
-    """The host's end would take what is sent to that pod. A gateway that other host ends have is what most pods share."""
+def test_no_address_is_another_pods(lab: Lab, maker: str) -> None:
+    """Nor is a gateway: the host's end would take what is sent to that pod. One that other host ends have is what most pods
+    share.
+    """
     lab.node.outside()
     one = lab.added({**ptp(DUAL), "type": "host-gw" if maker == "host-gw" else "ptp"})
     if maker == "somebody else":
@@ -138,6 +140,9 @@ def test_a_gateway_is_no_other_pods_address(lab: Lab, maker: str) -> None:
     for address, gateway in (("10.9.9.9/32", v4), ("10.10.0.77/24", v4), ("fd00:9::9/128", v6)):
         it = lab.attachment(ptp(of(address, gateway), name="net2"))
         it.call("ADD").refused(999, says=f"gateway {gateway} is that of another attachment")
+    for address in one.addresses:
+        it = lab.attachment(ptp(of(f"{address}/{24 if ':' not in address else 64}"), name="net2"))
+        it.call("ADD").refused(999, says=f"address {address} is that of another attachment")
     one.check().succeeded()
     for target in one.addresses:
         assert lab.node.pings(target)
