@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
+from cni.nft import elements
 from cni.nft.listing import parse_get
 from cni.nft.nfnetlink import NETLINK_NETFILTER, Nfnetlink
 from cni.spec.errors import CNIError, Unusable
@@ -75,6 +76,8 @@ _WITHOUT_ELEMENTS = "\nlist ruleset arp"
 
 # How many answers are kept: there is one for each subnet of pods.
 _TOLD_MAX = 64
+
+_OF_ELEMENTS = (*(f"{verb} element " for verb in elements.VERBS), "flush set ")
 
 # Details go to a person: the first complaint says it, a long transaction repeats it for every line.
 _DETAILS_MAX = 600
@@ -216,7 +219,7 @@ class Nft:
 
 
 def _of_elements(text: str) -> bool:
-    return all(line.startswith(("add element ", "delete element ", "flush set ")) for line in text.splitlines())
+    return all(line.startswith(_OF_ELEMENTS) for line in text.splitlines())
 
 
 def _open() -> Nftables:

@@ -43,7 +43,7 @@ _NEW_GENERATION, _GET_GENERATION = _SUBSYSTEM << 8 | 15, _SUBSYSTEM << 8 | 16
 _REQUEST, _ACK, _ECHO, _EXCLUSIVE, _CREATE, _NESTED = 0x1, 0x4, 0x8, 0x200, 0x400, 0x8000
 _NLMSG_ERROR = 2
 
-_VERBS = {
+VERBS = {
     "add": (_NEW_ELEMENTS, _CREATE),
     "create": (_NEW_ELEMENTS, _CREATE | _EXCLUSIVE),
     "delete": (_DELETE_ELEMENTS, 0),
@@ -78,7 +78,7 @@ def encode(text: str, first: int) -> Batch | None:
         change = _CHANGE.fullmatch(line)
         if change is not None:
             verb, family, table, name, key, comment, value = change.groups()
-            kind, more = _VERBS[verb]
+            kind, more = VERBS[verb]
             flags |= more
             element = _element(key, comment, value)
             if element is None:

@@ -249,3 +249,29 @@ def test_numbers_of_messages_begin_anew(node: Node, number: int) -> None:
         return [*told, door._number < 100]
 
     assert inside(node, work) == [0, ENOENT, False] * 3 + [True]
+
+
+@pytest.mark.root
+def test_what_was_told_is_told_again_after_changes_of_elements(node: Node) -> None:
+    """Whatever their verb: the library is asked once, and again when a set was added."""
+    changes = [
+        f"create element inet t m {{ 10.1.0.6 : {1:#010x} }}\n",
+        f"add element inet t m {{ 10.1.0.6 : {1:#010x} }}\n",
+        "delete element inet t m { 10.1.0.6 }\n",
+        "flush set inet t s\n",
+    ]
+
+    def work(doors: Doors) -> list[int]:
+        doors.nft.run("add table inet t\nadd map inet t m { type ipv4_addr : mark; }\nadd set inet t s { type ipv4_addr; }\n")
+        asked: list[str] = []
+        command = doors.nft._command
+        doors.nft._command = lambda text, **how: asked.append(text) or command(text, **how)  # type: ignore[method-assign, func-returns-value]
+        counts = []
+        for change in ("", *changes, "add set inet t other { type ipv4_addr; }\n"):
+            if change:
+                doors.nft.run(change)
+            assert len(doors.nft.sets("inet")) >= 1
+            counts.append(asked.count("list sets inet"))
+        return counts
+
+    assert inside(node, work) == [1, 1, 1, 1, 1, 2]
